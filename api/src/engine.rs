@@ -1,0 +1,111 @@
+//! `tidegate engine`: the pipelines, and the page that Prometheus reads.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use clap::Args;
+use tidegate_engine::engine::{self, Engine};
+use tidegate_engine::failpoint;
+use tidegate_engine::settings::Settings;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Options of `tidegate engine`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// The directory of .sql files.
+    #[arg(long, value_name = "DIR", default_value = "queries")]
+    queries: PathBuf,
+    /// Where /metrics, /healthz and /readyz listen; port 0 takes any.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// End once everything that was in the topics at the start is committed.
+    #[arg(long)]
+    until_caught_up: bool,
+}
+
+/// Runs until a signal, or until every pipeline has stopped.
+pub fn run(config: Option<&Path>, options: &Options) -> ExitCode {
+    let mut settings = match Settings::load(config).and_then(|s| failpoint::arm(&s.test.failpoints).map(|()| s)) {
+        Ok(settings) => settings,
+        Err(error) => return failed(&[error.to_string()]),
+    };
+    if let Some(listen) = &options.listen {
+        settings.engine.listen.clone_from(listen);
+    }
+    let catalog = match engine::catalog(&options.queries) {
+        Ok(catalog) => catalog,
+        Err(errors) => return failed(&errors.iter().map(ToString::to_string).collect::<Vec<_>>()),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&[format!("TG-INTERNAL: no runtime: {error}")]),
+    };
+    let running = match Engine::start(catalog, &settings, runtime.handle(), options.until_caught_up) {
+        Ok(running) => Arc::new(running),
+        Err(error) => return failed(&[error.to_string()]),
+    };
+    if let Err(error) = runtime.block_on(supervise(&running, &settings.engine.listen)) {
+        running.stop();
+        return failed(&[error]);
+    }
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    match Arc::into_inner(running).map(Engine::join) {
+        Some(errors) if errors.is_empty() => ExitCode::SUCCESS,
+        Some(errors) => failed(&errors.iter().map(ToString::to_string).collect::<Vec<_>>()),
+        None => failed(&["TG-INTERNAL: the engine is still in use".to_string()]),
+    }
+}
+
+fn failed(errors: &[String]) -> ExitCode {
+    for error in errors {
+        eprintln!("{error}");
+    }
+    ExitCode::FAILURE
+}
+
+async fn supervise(engine: &Arc<Engine>, listen: &str) -> Result<(), String> {
+    let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| {
+        format!("TG-PORT: cannot listen on {listen}: {error} (choose another with --listen or engine.listen)")
+    })?;
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!("metrics at http://{address}/metrics");
+    }
+    let weak = Arc::downgrade(engine);
+    let routes = Router::new()
+        .route("/metrics", get(|State(engine): State<Shared>| async move { engine.upgrade().map_or_else(String::new, |e| e.metrics().text()) }))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .with_state(weak);
+    let server = tokio::spawn(async move { axum::serve(listener, routes).await });
+    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => return Err(format!("TG-INTERNAL: no signals: {error}")),
+    };
+    let mut look = tokio::time::interval(Duration::from_millis(50));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => engine.stop(),
+            _ = interrupt.recv() => engine.stop(),
+            _ = look.tick() => if engine.has_ended() { break },
+        }
+    }
+    server.abort();
+    // Ends the last use of the engine but ours.
+    let _ = server.await;
+    Ok(())
+}
+
+type Shared = std::sync::Weak<Engine>;
+
+/// Ready means: every pipeline is owned by this process, and none has stopped.
+async fn readyz(State(engine): State<Shared>) -> (StatusCode, String) {
+    let Some(engine) = engine.upgrade() else { return (StatusCode::SERVICE_UNAVAILABLE, "ending\n".to_string()) };
+    let waiting: Vec<String> = engine.waiting();
+    if waiting.is_empty() { (StatusCode::OK, "ready\n".to_string()) } else { (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", waiting.join("\n"))) }
+}

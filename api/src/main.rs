@@ -1,0 +1,44 @@
+//! The `tidegate` binary: its commands, and nothing else. What they do stands in the modules.
+
+mod engine;
+mod generate;
+mod smoke;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Streaming SQL from Kafka to Postgres, exactly once.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// Settings; tidegate.toml is read if it is there.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read Kafka, run the views, commit to Postgres.
+    Engine(engine::Options),
+    /// Write events of the example to its topic.
+    Generate(generate::Options),
+    /// Prove on a running engine that records arrive in their windows, once.
+    Smoke(smoke::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // Lines go to standard error: standard output belongs to what a command answers.
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let config = arguments.config.as_deref();
+    match arguments.command {
+        Command::Engine(options) => engine::run(config, &options),
+        Command::Generate(options) => generate::run(&options),
+        Command::Smoke(options) => smoke::run(config, &options),
+    }
+}

@@ -1,0 +1,170 @@
+//! The only room that names the Kafka client.
+//!
+//! A [`Reader`] reads partitions from given offsets, in batches, from one queue. It belongs to no group and commits
+//! nothing to Kafka: who may read, and from where, is decided in the database.
+
+mod native;
+pub mod producer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaErrorCode;
+
+use crate::error::{Error, Result};
+use crate::sql::source::Source;
+pub use native::{Event, Messages};
+use native::{Client, Queue};
+
+/// How long a question to the broker may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes that the client may fetch ahead, all partitions together.
+const FETCH_AHEAD_KIB: usize = 32 * 1024;
+
+/// Sends the client's log lines to ours.
+pub struct Context {
+    source: String,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                tracing::warn!(pipeline = self.source, "kafka client: {facility}: {message}");
+            }
+            _ => tracing::debug!(pipeline = self.source, "kafka client: {facility}: {message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(pipeline = self.source, "kafka client: {error}: {reason}");
+    }
+}
+
+impl ConsumerContext for Context {}
+
+/// What a topic holds of a partition: `[low, high)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The oldest offset that is still there.
+    pub low: i64,
+    /// The next offset to be written.
+    pub high: i64,
+}
+
+/// Reads one topic.
+pub struct Reader {
+    // The queue goes before its client.
+    queue: Queue,
+    client: Client,
+    topic: String,
+    source: String,
+}
+
+impl Reader {
+    /// A client for a source's topic; `partitions` only sizes its buffers. Connects in the background.
+    pub fn open(brokers: &str, source: &Source, partitions: usize) -> Result<Self> {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", brokers)
+            .set("client.id", format!("tidegate-{}", source.name))
+            .set("group.id", format!("tidegate-{}", source.name))
+            .set("queued.max.messages.kbytes", (FETCH_AHEAD_KIB / partitions.max(1)).max(1024).to_string())
+            .set("fetch.queue.backoff.ms", "1")
+            .set("fetch.wait.max.ms", "50")
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("topic.metadata.refresh.interval.ms", "30000");
+        for (key, value) in &source.options.kafka {
+            config.set(key, value);
+        }
+        // What exactly-once rests on comes last, so that nothing overrides it.
+        config
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", "read_committed")
+            .set("check.crcs", "true")
+            .set("allow.auto.create.topics", "false")
+            .set("enable.partition.eof", "true");
+        let client: Client = Arc::new(config.create_with_context(Context { source: source.name.clone() }).map_err(|error| {
+            Error::configuration("TG-KAFKA-SETTING", format!("source {}: the Kafka client refuses its settings: {error}", source.name))
+                .hint("correct the kafka.* options of its WITH")
+        })?);
+        let queue = Queue::new(&client).ok_or_else(|| Error::bug("the Kafka client made no queue"))?;
+        Ok(Self { queue, client, topic: source.options.topic.clone(), source: source.name.clone() })
+    }
+
+    fn unanswered(&self, what: &str, error: &impl std::fmt::Display) -> Error {
+        Error::wait("TG-KAFKA-UNREACHABLE", format!("source {}: {what} of topic {}: {error}", self.source, self.topic))
+    }
+
+    /// The number of partitions.
+    pub fn partitions(&self) -> Result<i32> {
+        let metadata =
+            self.client.fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT).map_err(|error| self.unanswered("the partitions", &error))?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
+        let missing = topic.is_none_or(|topic| {
+            topic.partitions().is_empty() || topic.error().is_some_and(|e| RDKafkaErrorCode::from(e) == RDKafkaErrorCode::UnknownTopicOrPartition)
+        });
+        if missing {
+            return Err(Error::wait("TG-KAFKA-TOPIC", format!("source {}: there is no topic {}", self.source, self.topic))
+                .hint("create it; Tidegate does not create the topics that it reads"));
+        }
+        let count = topic.map_or(0, |topic| topic.partitions().len());
+        i32::try_from(count).map_err(|_| Error::bug("more partitions than an i32 counts"))
+    }
+
+    /// The topic's identity.
+    pub fn topic_id(&self) -> Result<String> {
+        native::topic_id(&self.client, &self.topic, ANSWER_TIMEOUT).map_err(|error| self.unanswered("the identity", &error))
+    }
+
+    /// What the broker has of a partition, asked anew.
+    pub fn bounds(&self, partition: i32) -> Result<Bounds> {
+        let (low, high) = self
+            .client
+            .fetch_watermarks(&self.topic, partition, ANSWER_TIMEOUT)
+            .map_err(|error| self.unanswered(&format!("the bounds of partition {partition}"), &error))?;
+        Ok(Bounds { low, high })
+    }
+
+    /// Reads these partitions from these offsets from now on, and nothing else.
+    pub fn assign(&mut self, positions: &[(i32, i64)]) -> Result<()> {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in positions {
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*offset)).map_err(|error| self.unanswered("the assignment", &error))?;
+        }
+        self.client.assign(&list).map_err(|error| self.unanswered("the assignment", &error))?;
+        for (partition, _) in positions {
+            if !self.queue.forward(&self.topic, *partition) {
+                return Err(Error::bug(format!("partition {partition} of {} has no queue", self.topic)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what has arrived: waits up to `timeout` for `max` messages.
+    pub fn read(&mut self, timeout: Duration, max: usize) -> Messages {
+        // Serves the client's callbacks; every partition's messages go to our queue.
+        if let Some(Err(error)) = self.client.poll(Duration::ZERO) {
+            tracing::warn!(pipeline = self.source, "kafka client: {error}");
+        }
+        self.queue.consume(timeout, max)
+    }
+
+    /// Stops or goes on fetching some partitions.
+    pub fn pause(&self, partitions: &[i32], pause: bool) -> Result<()> {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(&self.topic, *partition);
+        }
+        let done = if pause { self.client.pause(&list) } else { self.client.resume(&list) };
+        done.map_err(|error| self.unanswered("pausing", &error))
+    }
+}

@@ -1,0 +1,45 @@
+//! Tidegate's engine: Kafka micro-batches through windowed SQL into one Postgres transaction.
+//!
+//! ```text
+//!  Kafka ─► kafka ─► decode ─► time ─► view ─► sink ─► store ─► Postgres
+//!           batches  Arrow     marks   plan    rows    one transaction: rows, dead letters,
+//!           of       rows and  what    below,          offsets, state checkpoint, fence
+//!           records  rejects   is late state,
+//!                                      plan above
+//! ```
+//!
+//! In one sentence: for every window, a view's rows are exactly what plain DataFusion would return for the window's
+//! accepted rows, they are in Postgres milliseconds after the input is in Kafka, and no crash can make them wrong.
+//!
+//! # Words
+//!
+//! - **Source**: a topic declared as a table. **Pipeline**: a source at work with all its views.
+//! - **Epoch**: the records between two commits. (The number in `tidegate.pipelines.epoch` counts owners.)
+//! - **Commit**: one transaction with all effects of one epoch. **Fence**: what lets only one owner commit.
+//! - **Watermark** `wm_p`: how far partition `p`'s event time has come, less the source's bound.
+//! - **Frontier** `W`: the least watermark of the active partitions; windows that end at or before it are **closed**.
+//! - **Late**: a row whose window had ended by its own partition's watermark. **Dead letter**: where it goes.
+//! - **Checkpoint**: a commit that also carries state. **Piece**: what it writes for one window.
+//!
+//! # Where to begin
+//!
+//! [`pipeline`] is the loop, top to bottom as the data flows. [`recovery`] is how it begins. Then the stages in the
+//! order below. `docs/architecture.md` has the reasons.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod batch;
+pub mod kafka;
+pub mod decode;
+pub mod time;
+pub mod sql;
+pub mod view;
+pub mod sink;
+pub mod store;
+pub mod pipeline;
+pub mod recovery;
+pub mod engine;
+pub mod error;
+pub mod failpoint;
+pub mod metrics;
+pub mod settings;

@@ -1,0 +1,465 @@
+//! One source's loop, from top to bottom as the data flows.
+//!
+//! ```text
+//!   gather: read ─ decode ─ stamp watermarks          while the last commit is under way
+//!   settle: what became of the last commit?           aborted: drop memory, recover
+//!   aggregate: views absorb the rows, windows close
+//!   send: one commit with everything                  goes on by itself; gather the next
+//! ```
+//!
+//! Memory runs ahead of the database by one epoch at most, and only by what gather does: views change only when the
+//! commit before is known to be there. Whatever does not fit ends in [`Ended::Recover`], never in a partial roll-back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use rdkafka::types::RDKafkaErrorCode;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::batch::{OffsetRange, Record, Reject};
+use crate::decode::{CHUNK_RECORDS_MAX, Decoder, Future};
+use crate::error::{Error, Kind, Result};
+use crate::failpoint;
+use crate::kafka::{Event, Reader};
+use crate::metrics::PipelineMetrics;
+use crate::recovery;
+use crate::settings::Settings;
+use crate::sink::Write;
+use crate::sql::{PlannedSource, PlannedView};
+use crate::store::dead_letters;
+use crate::store::lease::Lease;
+use crate::store::postgres::{Store, Writer, pack};
+use crate::store::{Commit, Move, Settled, ViewCommit};
+use crate::time::{self, Quiet, Watermarks, clock};
+use crate::view::{Needs, View};
+
+/// How long a read waits for the first record of an epoch.
+const FIRST_RECORD_WAIT: Duration = Duration::from_millis(20);
+
+/// How often the topic is compared with what we hold of it.
+const VERIFY_EVERY: Duration = Duration::from_secs(30);
+
+/// A source with its views, and what they need to run.
+pub struct Pipeline {
+    /// The source.
+    pub source: PlannedSource,
+    /// Its views.
+    pub views: Vec<Arc<PlannedView>>,
+    /// What the operator tunes.
+    pub settings: Settings,
+    /// The database.
+    pub store: Store,
+    /// Where the asynchronous part runs.
+    pub runtime: Handle,
+    /// Set once the process shall end.
+    pub stop: Arc<AtomicBool>,
+    /// End once everything that was there at the start is committed.
+    pub until_caught_up: bool,
+    /// What people see of it.
+    pub metrics: PipelineMetrics,
+}
+
+/// How a run of the loop ended.
+enum Ended {
+    /// On purpose.
+    Stopped,
+    /// Memory does not fit the database.
+    Recover,
+}
+
+/// A partition as the loop sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Partition {
+    /// Its number.
+    pub id: i32,
+    /// Up to here its records are committed, or in the commit under way.
+    pub committed: i64,
+    /// Up to here they are read.
+    pub position: i64,
+    /// What the database has of it besides.
+    pub stored: (bool, i64),
+    /// Its silence.
+    pub quiet: Quiet,
+    /// Whether it is read to its end.
+    pub at_end: bool,
+    /// Whether it waits for slower ones.
+    pub paused: bool,
+    /// With `until_caught_up`: where it may end.
+    pub target: i64,
+}
+
+/// Everything that a running pipeline holds. Dropped whole when it does not fit the database.
+pub struct Running {
+    /// Reads the topic.
+    pub reader: Reader,
+    /// Makes rows of it.
+    pub decoder: Decoder,
+    /// The watermarks, as far as records are read.
+    pub watermarks: Watermarks,
+    /// The views, as far as records are committed.
+    pub views: Vec<View>,
+    /// The partitions, by number.
+    pub partitions: Vec<Partition>,
+    /// The frontier.
+    pub frontier: i64,
+    /// The epoch that we own.
+    pub owned: i64,
+    /// The last commit.
+    pub seq: i64,
+    /// Whether the database's state is of no use.
+    pub resets_state: bool,
+    /// The writer, unless a commit is under way.
+    pub writer: Option<Writer>,
+}
+
+type InFlight = JoinHandle<(Writer, Result<Settled>)>;
+
+/// What was gathered for one epoch.
+#[derive(Default)]
+struct Epoch {
+    rows: Vec<RecordBatch>,
+    rejects: Vec<Reject>,
+    read: i64,
+    bytes: usize,
+    since: Option<Instant>,
+}
+
+impl Pipeline {
+    /// Runs until told to stop, or until something needs a person.
+    pub fn run(&self) -> Result<()> {
+        let name = &self.source.source.name;
+        let mut pause = Duration::from_millis(100);
+        while !self.stopped() {
+            let ended = self.own();
+            self.metrics.ready.set(0);
+            match ended {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind == Kind::Fenced => tracing::error!(pipeline = name, "{error}; standing by"),
+                Err(error) if error.kind == Kind::Wait => {
+                    tracing::warn!(pipeline = name, "{error}; trying again");
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_secs(2));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            pause = Duration::from_millis(100);
+        }
+        Ok(())
+    }
+
+    /// Whether the process shall end.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn own(&self) -> Result<()> {
+        let name = &self.source.source.name;
+        self.runtime.block_on(self.store.migrate())?;
+        let Some(lease) = self.runtime.block_on(Lease::acquire(&self.store, name, || self.stopped()))? else { return Ok(()) };
+        let lease = Arc::new(lease);
+        loop {
+            let mut running = recovery::recover(self, &lease)?;
+            self.metrics.ready.set(1);
+            match self.work(&mut running)? {
+                Ended::Stopped => return Ok(()),
+                Ended::Recover => tracing::warn!(pipeline = name, "memory does not fit the database any more; recovering from it"),
+            }
+        }
+    }
+
+    fn work(&self, running: &mut Running) -> Result<Ended> {
+        let mut in_flight: Option<InFlight> = None;
+        let (mut checkpoint_at, mut checkpoint_records) = (clock::now(), 0);
+        let mut verified_at = clock::now();
+        loop {
+            let epoch = self.gather(running, in_flight.as_ref())?;
+            if let Some(commit) = in_flight.take() {
+                let (writer, settled) =
+                    self.runtime.block_on(commit).map_err(|error| Error::bug(format!("the commit's task ended: {error}")))?;
+                running.writer = Some(writer);
+                if settled? == Settled::Aborted {
+                    return Ok(Ended::Recover);
+                }
+                failpoint::hit("memory-advanced")?;
+            }
+            if clock::now().duration_since(verified_at) > VERIFY_EVERY {
+                verified_at = clock::now();
+                recovery::verify(self, running)?;
+            }
+            self.decide_idle(running);
+            let stopping = self.stopped() || self.caught_up(running, &epoch);
+            checkpoint_records += epoch.read;
+            let checkpoint = running.resets_state
+                || clock::now().duration_since(checkpoint_at) >= self.settings.engine.checkpoint_interval()
+                || checkpoint_records >= self.settings.engine.checkpoint_records_max;
+            if let Some(commit) = self.aggregate(running, epoch, checkpoint)? {
+                if commit.checkpoint.is_some() {
+                    (checkpoint_at, checkpoint_records) = (clock::now(), 0);
+                }
+                in_flight = Some(self.send(running, commit)?);
+                self.balance(running)?;
+            } else if stopping {
+                failpoint::hit("shutdown")?;
+                self.tell_digest(running)?;
+                return Ok(Ended::Stopped);
+            }
+        }
+    }
+
+    fn caught_up(&self, running: &Running, epoch: &Epoch) -> bool {
+        self.until_caught_up && epoch.read == 0 && running.partitions.iter().all(|p| p.committed >= p.target)
+    }
+
+    /// Reads and decodes until the epoch's time is over and the commit under way has ended, or the epoch is full.
+    fn gather(&self, running: &mut Running, in_flight: Option<&InFlight>) -> Result<Epoch> {
+        let settings = &self.settings.engine;
+        let mut epoch = Epoch::default();
+        loop {
+            let landed = in_flight.is_none_or(JoinHandle::is_finished);
+            let full = epoch.read as usize >= settings.epoch_records_max || epoch.bytes >= settings.epoch_bytes_max;
+            if full || (self.stopped() && landed) {
+                return Ok(epoch);
+            }
+            let messages = match epoch.since {
+                // For the first record a short wait with room for one: the call waits for a full buffer.
+                None => running.reader.read(if landed { FIRST_RECORD_WAIT } else { Duration::from_millis(2) }, 1),
+                Some(since) => {
+                    let left = settings.epoch().saturating_sub(clock::now().duration_since(since));
+                    if left.is_zero() && landed {
+                        return Ok(epoch);
+                    }
+                    let wait = if left.is_zero() { Duration::from_millis(1) } else { left.min(Duration::from_millis(10)) };
+                    running.reader.read(wait, CHUNK_RECORDS_MAX)
+                }
+            };
+            if !messages.is_empty() {
+                self.take(running, &messages, &mut epoch)?;
+            } else if epoch.since.is_none() && landed {
+                return Ok(epoch);
+            }
+        }
+    }
+
+    /// Decodes what was read.
+    fn take(&self, running: &mut Running, messages: &crate::kafka::Messages, epoch: &mut Epoch) -> Result<()> {
+        let mut records: Vec<Record<'_>> = Vec::with_capacity(messages.len());
+        for event in messages.iter() {
+            match event {
+                Event::Record(record) => {
+                    let partition = partition(&mut running.partitions, record.partition)?;
+                    if record.offset < partition.position {
+                        return Err(Error::bug(format!("offset {} of partition {} was read before", record.offset, record.partition)));
+                    }
+                    partition.position = record.offset + 1;
+                    partition.at_end = false;
+                    partition.quiet.woken();
+                    epoch.bytes += record.payload.map_or(0, <[u8]>::len);
+                    records.push(record);
+                }
+                Event::End { partition: id, offset } => {
+                    let partition = partition(&mut running.partitions, id)?;
+                    // Markers of transactions have offsets and are no records: the end may lie behind the last one.
+                    partition.position = partition.position.max(offset);
+                    partition.at_end = true;
+                    partition.quiet.at_end(clock::now());
+                }
+                Event::Failed { partition, code, message } => return Err(self.unreadable(running, partition, code, &message)),
+            }
+        }
+        failpoint::hit("read")?;
+        if records.is_empty() {
+            return Ok(());
+        }
+        epoch.since.get_or_insert_with(clock::now);
+        epoch.read += records.len() as i64;
+        let decoded = running.decoder.decode(&records, Future::Judge { wall_us: clock::wall_us() })?;
+        epoch.rejects.extend(decoded.rejects);
+        if let Some(rows) = decoded.rows {
+            epoch.rows.push(running.watermarks.stamp(rows, running.decoder.time_column(), &self.source.schema)?);
+        }
+        failpoint::hit("decoded")
+    }
+
+    /// What to say when a partition cannot be read.
+    fn unreadable(&self, running: &mut Running, partition: i32, code: RDKafkaErrorCode, message: &str) -> Error {
+        if let Err(named) = recovery::verify(self, running)
+            && named.kind != Kind::Wait
+        {
+            return named;
+        }
+        let source = &self.source.source;
+        Error::wait("TG-KAFKA-READ", format!("source {}: partition {partition} of {} cannot be read: {code}: {message}", source.name, source.options.topic))
+    }
+
+    /// Takes quiet partitions out of the frontier, once the broker confirms that there is nothing to read.
+    fn decide_idle(&self, running: &mut Running) {
+        let timeout = self.source.source.options.idle_timeout;
+        for partition in &mut running.partitions {
+            if !partition.paused && partition.quiet.is_due(clock::now(), timeout) {
+                match running.reader.bounds(partition.id) {
+                    Ok(bounds) if bounds.high <= partition.position => partition.quiet.decide(),
+                    // An open transaction, or a broker that does not answer: silence that says nothing.
+                    _ => partition.quiet.not_polled(),
+                }
+            }
+        }
+    }
+
+    /// Lets views absorb the epoch and builds its commit; none if nothing has changed.
+    fn aggregate(&self, running: &mut Running, mut epoch: Epoch, checkpoint: bool) -> Result<Option<Commit>> {
+        let decoded: usize = epoch.rows.iter().map(RecordBatch::num_rows).sum();
+        let rejected = epoch.rejects.len();
+        for rows in &epoch.rows {
+            for view in &mut running.views {
+                view.absorb(rows, running.frontier, Some(&mut epoch.rejects))?;
+            }
+        }
+        let active = running.partitions.iter().filter(|p| !p.quiet.is_idle()).map(|p| running.watermarks.of(p.id));
+        let frontier = time::frontier(running.frontier, active);
+        let moved = running.partitions.iter().any(|p| p.position != p.committed || p.quiet.is_idle() != p.stored.0);
+        if !moved && frontier == running.frontier {
+            return Ok(None);
+        }
+        let seq = running.seq + 1;
+        let mut views = Vec::new();
+        for (index, view) in running.views.iter_mut().enumerate() {
+            let (changes, counts) = view.finish(seq)?;
+            let write = match changes {
+                Some(changes) => Write::new(&view.plan().table, changes)?,
+                None => Write::default(),
+            };
+            let (closed, stored) = view.close(frontier);
+            self.metrics.windows_closed(&view.plan().name, closed);
+            let drop_state_before = stored.then(|| frontier.saturating_sub(view.plan().size_us).saturating_add(1));
+            if counts != Default::default() || write.rows() > 0 || frontier != running.frontier || checkpoint {
+                views.push(ViewCommit { view: index, counts, write, drop_state_before, pieces: 0 });
+            }
+        }
+        failpoint::hit("aggregated")?;
+        let pieces = if checkpoint { Some(checkpoint_pieces(&mut running.views, seq, running.resets_state)?) } else { None };
+        for view in &mut views {
+            view.pieces = running.views[view.view].pieces();
+        }
+        let moves = moves(running, checkpoint);
+        self.metrics.epoch(epoch.read, decoded as i64, rejected as i64, frontier);
+        Ok(Some(Commit {
+            pipeline: self.source.source.name.clone(),
+            epoch: running.owned,
+            seq,
+            id: Uuid::new_v4(),
+            moves,
+            frontier,
+            read: epoch.read,
+            decoded: decoded as i64,
+            rejected: rejected as i64,
+            views,
+            dead_letters: dead_letters::fold(epoch.rejects),
+            checkpoint: pieces,
+            resets_state: running.resets_state,
+        }))
+    }
+
+    /// Sends a commit off; memory is what it will be once it has landed.
+    fn send(&self, running: &mut Running, commit: Commit) -> Result<InFlight> {
+        running.seq = commit.seq;
+        running.frontier = commit.frontier;
+        if commit.checkpoint.is_some() {
+            running.resets_state = false;
+        }
+        for moved in &commit.moves {
+            let partition = partition(&mut running.partitions, moved.range.partition)?;
+            partition.committed = moved.range.until;
+            partition.stored = (moved.idle, moved.rebuild_from);
+        }
+        let mut writer = running.writer.take().ok_or_else(|| Error::bug("two commits at once"))?;
+        let (stop, metrics) = (self.stop.clone(), self.metrics.clone());
+        let names: Vec<String> = self.views.iter().map(|view| view.name.clone()).collect();
+        Ok(self.runtime.spawn(async move {
+            let started = clock::now();
+            let settled = writer.commit(&commit, || stop.load(Ordering::Relaxed)).await;
+            metrics.committed(clock::now().duration_since(started), &commit, &names);
+            (writer, settled)
+        }))
+    }
+
+    /// Pauses partitions that lead too far, so that catching up opens few windows. Those at their end hold nobody up.
+    fn balance(&self, running: &mut Running) -> Result<()> {
+        let drift = i64::try_from(self.source.source.options.max_drift.as_micros()).unwrap_or(i64::MAX);
+        let marks = running.partitions.iter().filter(|p| !p.quiet.is_idle() && !p.at_end).map(|p| running.watermarks.of(p.id));
+        let slowest = marks.min().unwrap_or(time::NONE);
+        let (mut pause, mut resume) = (Vec::new(), Vec::new());
+        for partition in &mut running.partitions {
+            let leads = slowest != time::NONE && running.watermarks.of(partition.id) > slowest.saturating_add(drift);
+            if leads != partition.paused {
+                partition.paused = leads;
+                partition.quiet.not_polled();
+                if leads { &mut pause } else { &mut resume }.push(partition.id);
+            }
+        }
+        if !pause.is_empty() {
+            running.reader.pause(&pause, true)?;
+        }
+        if !resume.is_empty() {
+            running.reader.pause(&resume, false)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the digest of what is open into the log: equal states have equal digests, however they came to be.
+    pub fn tell_digest(&self, running: &Running) -> Result<()> {
+        let mut hasher = blake3::Hasher::new();
+        for view in &running.views {
+            view.digest(&mut hasher)?;
+        }
+        tracing::info!(pipeline = self.source.source.name, seq = running.seq, "state digest={}", hasher.finalize().to_hex());
+        Ok(())
+    }
+}
+
+fn checkpoint_pieces(views: &mut [View], seq: i64, resets: bool) -> Result<Vec<crate::store::StatePiece>> {
+    let mut pieces = Vec::new();
+    for view in views {
+        if resets {
+            view.forget_pieces();
+        }
+        let name = view.plan().name.clone();
+        for piece in view.checkpoint(seq)? {
+            pieces.push(pack(&name, piece.window_start, &piece.groups, piece.replaces)?);
+        }
+    }
+    Ok(pieces)
+}
+
+/// The partitions of which anything has changed; all of them with a checkpoint.
+fn moves(running: &Running, checkpoint: bool) -> Vec<Move> {
+    let mut needs = Needs::new();
+    for view in &running.views {
+        view.needs(&mut needs);
+    }
+    let mut moves = Vec::new();
+    for partition in &running.partitions {
+        let watermark = running.watermarks.of(partition.id);
+        let (rebuild_from, rebuild_watermark) = needs.get(&partition.id).copied().unwrap_or((partition.position, watermark));
+        let idle = partition.quiet.is_idle();
+        if checkpoint || partition.position != partition.committed || (idle, rebuild_from) != partition.stored {
+            moves.push(Move {
+                range: OffsetRange { partition: partition.id, from: partition.committed, until: partition.position },
+                watermark,
+                idle,
+                rebuild_from,
+                rebuild_watermark,
+            });
+        }
+    }
+    moves
+}
+
+fn partition(partitions: &mut [Partition], id: i32) -> Result<&mut Partition> {
+    let count = partitions.len();
+    usize::try_from(id).ok().and_then(|index| partitions.get_mut(index)).ok_or_else(|| Error::bug(format!("partition {id} is not among {count}")))
+}

@@ -1,0 +1,201 @@
+//! The statements of a directory, planned together. Every fault of every file is reported at once.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::DFSchema;
+use datafusion::execution::context::SessionState;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::{Cast, Expr, ExprSchemable};
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use super::planned::{PlannedSource, PlannedView};
+use super::source::{Metadata, Origin, Source, event_time_type};
+use super::statement::{self, Statement};
+use super::view::ViewText;
+use super::{split, text, window};
+use crate::batch::HIDDEN;
+use crate::error::{Error, Result};
+use crate::view::plan::leaf_table;
+
+/// The sources and views of a directory.
+#[derive(Debug)]
+pub struct Catalog {
+    /// By name.
+    pub sources: Vec<PlannedSource>,
+    /// By name; each on one of the sources.
+    pub views: Vec<PlannedView>,
+}
+
+impl Catalog {
+    /// Reads, parses and plans every `.sql` file below `path`, or the one file that it is.
+    pub fn load(path: &Path) -> Result<Self, Vec<Error>> {
+        let mut files = Vec::new();
+        sql_files(path, &mut files).map_err(|error| vec![error])?;
+        files.sort();
+        let (mut texts, mut errors) = (Vec::new(), Vec::new());
+        for file in files {
+            match std::fs::read_to_string(&file) {
+                Ok(text) => texts.push((file.display().to_string(), text)),
+                Err(error) => errors.push(Error::configuration("TG-QUERIES", format!("cannot read {}: {error}", file.display()))),
+            }
+        }
+        if texts.is_empty() && errors.is_empty() {
+            errors.push(
+                Error::configuration("TG-QUERIES", format!("there is no .sql file in {}", path.display()))
+                    .hint("name a directory of CREATE SOURCE and CREATE MATERIALIZED VIEW statements"),
+            );
+        }
+        match Self::of_texts(&texts, |name| std::env::var(name).ok()) {
+            Ok(catalog) if errors.is_empty() => Ok(catalog),
+            Ok(_) => Err(errors),
+            Err(more) => Err(errors.into_iter().chain(more).collect()),
+        }
+    }
+
+    /// The same for texts with the names of their files.
+    pub fn of_texts(texts: &[(String, String)], variable: impl Fn(&str) -> Option<String>) -> Result<Self, Vec<Error>> {
+        let (mut sources, mut views, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        for (file, content) in texts {
+            match text::statements(file, content, &variable) {
+                Err(error) => errors.push(error),
+                Ok(statements) => {
+                    for tokens in statements {
+                        match statement::parse(&tokens) {
+                            Ok(Statement::Source(source)) => sources.push(source),
+                            Ok(Statement::View(view)) => views.push(view),
+                            Err(error) => errors.push(error),
+                        }
+                    }
+                }
+            }
+        }
+        check_names(&sources, &views, &mut errors);
+        let session = session();
+        let mut planned_sources = Vec::new();
+        for source in sources {
+            match plan_source(&session, source) {
+                Ok(source) => planned_sources.push(source),
+                Err(error) => errors.push(error),
+            }
+        }
+        let mut planned_views = Vec::new();
+        for view in &views {
+            match split::plan(&session, &mut planned_sources, view) {
+                Ok(view) => planned_views.push(view),
+                Err(error) => errors.push(error),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        planned_sources.sort_by(|a, b| a.source.name.cmp(&b.source.name));
+        planned_views.sort_by(|a: &PlannedView, b| a.name.cmp(&b.name));
+        Ok(Self { sources: planned_sources, views: planned_views })
+    }
+}
+
+fn sql_files(path: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    let cannot = |error: std::io::Error| {
+        Error::configuration("TG-QUERIES", format!("cannot read {}: {error}", path.display()))
+            .hint("name a directory of .sql files with --queries")
+    };
+    if std::fs::metadata(path).map_err(cannot)?.is_file() {
+        found.push(path.to_path_buf());
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path).map_err(cannot)? {
+        let entry = entry.map_err(cannot)?.path();
+        if entry.is_dir() || entry.extension().is_some_and(|extension| extension == "sql") {
+            sql_files(&entry, found)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_names(sources: &[Source], views: &[ViewText], errors: &mut Vec<Error>) {
+    let mut seen = HashSet::new();
+    let names = sources.iter().map(|s| (&s.name, &s.file, 1, 1)).chain(views.iter().map(|v| (&v.name, &v.file, v.line, v.column)));
+    for (name, file, line, column) in names {
+        if !seen.insert(name.clone()) {
+            errors.push(Error::query("TG-SQL-NAME", format!("{name} is declared twice")).hint("rename or remove one of them").at(file, line, column));
+        }
+    }
+}
+
+/// The session that plans; its settings are what `docs/architecture.md` says of determinism.
+fn session() -> SessionContext {
+    let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(1 << 20);
+    let options = config.options_mut();
+    options.sql_parser.collect_spans = true;
+    options.optimizer.enable_dynamic_filter_pushdown = false;
+    let state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+    let context = SessionContext::new_with_state(state);
+    context.register_udf(window::udf());
+    context
+}
+
+fn plan_source(session: &SessionContext, source: Source) -> Result<PlannedSource> {
+    let state = session.state();
+    let mut fields: Vec<Field> = Vec::new();
+    for column in &source.columns {
+        if let Some(data_type) = column.data_type.clone().or(match column.origin {
+            Origin::Metadata(metadata) => Some(metadata.data_type()),
+            _ => None,
+        }) {
+            let nullable = column.nullable && !matches!(column.origin, Origin::Metadata(Metadata::Partition | Metadata::Offset));
+            fields.push(Field::new(&column.name, data_type, nullable));
+        } else if let Origin::Computed(_) = column.origin {
+            // Its type is that of its expression, which may use the columns that have one.
+            fields.push(Field::new(&column.name, DataType::Null, true));
+        } else {
+            return Err(Error::query("TG-SQL-TYPE", format!("column {} has no type", column.name))
+                .hint("write a type behind its name")
+                .at(&source.file, column.line, column.column));
+        }
+    }
+    let computed_free = |fields: &[Field]| {
+        let kept = fields.iter().zip(&source.columns).filter(|(_, c)| !matches!(c.origin, Origin::Computed(_)));
+        Schema::new(kept.map(|(field, _)| field.clone()).collect::<Vec<_>>())
+    };
+    let base = DFSchema::try_from_qualified_schema(source.name.as_str(), &computed_free(&fields))?;
+    let mut expressions = Vec::new();
+    for (index, column) in source.columns.iter().enumerate() {
+        let Origin::Computed(text) = &column.origin else { continue };
+        let (expr, data_type) = computed_expression(&state, &base, &text.to_string(), column.data_type.clone())
+            .map_err(|error| split::explain(error, &source.file, column.line, column.column, &format!("column {}", column.name)))?;
+        fields[index] = Field::new(&column.name, data_type, column.nullable);
+        expressions.push((index, state.create_physical_expr(expr, &base)?));
+    }
+    fields.push(Field::new(HIDDEN[0], DataType::Int32, false));
+    fields.push(Field::new(HIDDEN[1], DataType::Int64, false));
+    fields.push(Field::new(HIDDEN[2], DataType::Int64, false));
+    let schema = Arc::new(Schema::new(fields));
+    let time = schema.field_with_name(&source.time_column)?;
+    if !matches!(time.data_type(), DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, _)) {
+        return Err(Error::query("TG-SQL-SOURCE", format!("the watermark's column {} is of type {}, not a timestamp", time.name(), time.data_type()))
+            .hint(format!("cast it: {} {} AS (…)", time.name(), if *time.data_type() == event_time_type() { "TIMESTAMP" } else { "TIMESTAMP WITH TIME ZONE" }))
+            .at(&source.file, 1, 1));
+    }
+    let provider = leaf_table(&schema).0;
+    session.register_table(source.name.as_str(), provider)?;
+    Ok(PlannedSource { source, schema, computed: expressions, key_columns: Vec::new() })
+}
+
+/// A computed column's expression over the columns that are not computed, as the declared type.
+fn computed_expression(
+    state: &SessionState,
+    base: &DFSchema,
+    text: &str,
+    declared: Option<DataType>,
+) -> datafusion::error::Result<(Expr, DataType)> {
+    let expr = state.create_logical_expr(text, base)?;
+    split::refuse_unrepeatable(&expr)?;
+    let own = expr.get_type(base)?;
+    match declared {
+        Some(declared) if declared != own => Ok((Expr::Cast(Cast::new(Box::new(expr), declared.clone())), declared)),
+        _ => Ok((expr, own)),
+    }
+}

@@ -1,0 +1,22 @@
+//! Text to checked statements: everything that can be refused is refused here, with file, line and column.
+//!
+//! ```text
+//! files ─ text ─► tokens ─ statement ─► source, view ─ catalog ─► planned sources
+//!                                                        └─ split ─► plan below · aggregate · plan above
+//! ```
+//!
+//! [`Catalog::load`] is the only door. Nothing here connects to anything or asks what time it is.
+
+mod catalog;
+pub mod planned;
+pub mod source;
+mod split;
+mod statement;
+mod text;
+mod view;
+mod split_names {}
+pub mod window;
+
+pub use catalog::Catalog;
+pub use planned::{PlannedSource, PlannedView};
+pub use split::ROW;

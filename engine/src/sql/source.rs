@@ -1,0 +1,384 @@
+//! `CREATE SOURCE`: a topic as a table.
+//!
+//! `CREATE TABLE … WITH (connector = …)` means the same, so that Flink's text runs unchanged.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use arrow::datatypes::{DataType, TimeUnit};
+use sqlparser::ast::{self, ExactNumberInfo, TimezoneInfo};
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::Token;
+
+use super::statement::{Cursor, interval_us};
+use crate::batch::HIDDEN;
+use crate::error::Result;
+
+/// A source as it was declared.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Its name, and that of its pipeline.
+    pub name: String,
+    /// The file that declares it.
+    pub file: String,
+    /// Its columns, in the order of the declaration.
+    pub columns: Vec<Column>,
+    /// The event-time column.
+    pub time_column: String,
+    /// How far behind the greatest event time the watermark stays, in microseconds.
+    pub bound_us: i64,
+    /// What stands in `WITH`.
+    pub options: Options,
+    /// Everything above in a normal form, for fingerprints.
+    pub normal: String,
+}
+
+/// A column of a source.
+#[derive(Debug, Clone)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its type; a computed column may leave it to its expression.
+    pub data_type: Option<DataType>,
+    /// Whether it may be NULL.
+    pub nullable: bool,
+    /// Where its values come from.
+    pub origin: Origin,
+    /// Where it is declared.
+    pub line: u64,
+    /// Where it is declared.
+    pub column: u64,
+}
+
+/// Where a column's values come from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A field of the payload with the column's name.
+    Payload,
+    /// An expression over the other columns.
+    Computed(Box<ast::Expr>),
+    /// The record itself.
+    Metadata(Metadata),
+}
+
+/// What a record carries besides its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metadata {
+    /// The key, as text.
+    Key,
+    /// The broker's or the producer's timestamp.
+    Timestamp,
+    /// The partition.
+    Partition,
+    /// The offset.
+    Offset,
+}
+
+/// Where a pipeline begins when it has never committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Startup {
+    /// At the oldest record that Kafka still has.
+    Earliest,
+    /// At the records that arrive from now on.
+    Latest,
+}
+
+/// What a source's `WITH` may hold.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The topic.
+    pub topic: String,
+    /// Where to begin.
+    pub startup: Startup,
+    /// After this long at the end of its partition, a partition no longer holds the watermark.
+    pub idle_timeout: Duration,
+    /// An event time further ahead than this is rejected.
+    pub max_future_skew: Duration,
+    /// A partition whose watermark leads the slowest by more than this is paused.
+    pub max_drift: Duration,
+    /// Settings handed to the Kafka client.
+    pub kafka: BTreeMap<String, String>,
+}
+
+const KNOWN_OPTIONS: &str =
+    "connector, topic, format, scan.startup.mode, idle_timeout, max_future_skew, max_drift, kafka.*";
+
+/// Settings of the Kafka client on which exactly-once rests. They are ours.
+const OUR_KAFKA_SETTINGS: [&str; 9] = [
+    "auto.offset.reset",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.partition.eof",
+    "isolation.level",
+    "check.crcs",
+    "allow.auto.create.topics",
+    "group.id",
+    "bootstrap.servers",
+];
+
+/// Parses from behind `CREATE SOURCE` or `CREATE TABLE`.
+pub fn parse(cursor: &mut Cursor<'_>) -> Result<Source> {
+    let name = cursor.name()?;
+    cursor.expect(&Token::LParen)?;
+    let mut columns: Vec<Column> = Vec::new();
+    let mut watermark = None;
+    loop {
+        let place = cursor.index();
+        if cursor.words(&["watermark", "for"]) {
+            if watermark.is_some() {
+                return Err(cursor.error_at(place, "TG-SQL-SOURCE", format!("source {name} has two watermarks")));
+            }
+            watermark = Some(parse_watermark(cursor)?);
+        } else if cursor.words(&["primary", "key"]) {
+            return Err(cursor.error_at(place, "TG-SQL-NOT-YET", format!("source {name}: PRIMARY KEY is not supported on a source"))
+                .hint("a source is a log of records; views have keys"));
+        } else {
+            let column = parse_column(cursor)?;
+            if HIDDEN.contains(&column.name.as_str()) || column.name.starts_with("__") {
+                return Err(cursor.error_at(place, "TG-SQL-SOURCE", format!("column name {} is reserved", column.name)));
+            }
+            if columns.iter().any(|other| other.name == column.name) {
+                return Err(cursor.error_at(place, "TG-SQL-SOURCE", format!("source {name} has column {} twice", column.name)));
+            }
+            columns.push(column);
+        }
+        if !cursor.take(&Token::Comma) {
+            break;
+        }
+    }
+    cursor.expect(&Token::RParen)?;
+    let with_place = cursor.index();
+    let options = parse_options(cursor, &name)?;
+    cursor.end()?;
+    let Some((time_column, bound_us, time_place)) = watermark else {
+        return Err(cursor.error_at(with_place, "TG-SQL-SOURCE", format!("source {name} has no watermark"))
+            .hint("add WATERMARK FOR ts AS ts - INTERVAL '10 seconds', with your event-time column for ts"));
+    };
+    match columns.iter().find(|column| column.name == time_column) {
+        None => {
+            return Err(cursor.error_at(time_place, "TG-SQL-SOURCE", format!("the watermark's column {time_column} is not a column of {name}")));
+        }
+        Some(column) if !matches!(column.data_type, None | Some(DataType::Timestamp(_, _))) => {
+            return Err(cursor.error_at(time_place, "TG-SQL-SOURCE", format!("the watermark's column {time_column} is not a timestamp"))
+                .hint("declare it as TIMESTAMP WITH TIME ZONE, or compute a timestamp column from it"));
+        }
+        Some(_) => {}
+    }
+    let normal = normal_form(&name, &columns, &time_column, bound_us, &options);
+    Ok(Source { name, file: cursor.file().to_string(), columns, time_column, bound_us, options, normal })
+}
+
+fn normal_form(name: &str, columns: &[Column], time_column: &str, bound_us: i64, options: &Options) -> String {
+    let mut text = format!("source {name} topic {} watermark {time_column} {bound_us}", options.topic);
+    for column in columns {
+        let origin = match &column.origin {
+            Origin::Payload => String::new(),
+            Origin::Computed(expr) => format!(" as {expr}"),
+            Origin::Metadata(metadata) => format!(" from {metadata:?}"),
+        };
+        text.push_str(&format!("\n{} {:?} {}{origin}", column.name, column.data_type, column.nullable));
+    }
+    text
+}
+
+fn parse_column(cursor: &mut Cursor<'_>) -> Result<Column> {
+    let place = cursor.index();
+    let (line, col) = cursor.place();
+    let name = cursor.name()?;
+    let mut data_type = None;
+    if !cursor.peek_words(&["as"]) {
+        let type_place = cursor.index();
+        let declared = cursor.parse(|parser| parser.parse_data_type())?;
+        data_type = Some(arrow_type(&declared).ok_or_else(|| {
+            cursor
+                .error_at(type_place, "TG-SQL-TYPE", format!("column {name}: type {declared} is not supported"))
+                .hint("supported are VARCHAR, BOOLEAN, SMALLINT, INT, BIGINT, REAL, DOUBLE, DECIMAL(p,s), DATE, TIMESTAMP [WITH TIME ZONE]")
+        })?);
+    }
+    let (mut nullable, mut origin) = (true, Origin::Payload);
+    loop {
+        if cursor.words(&["not", "null"]) {
+            nullable = false;
+        } else if cursor.words(&["null"]) {
+            nullable = true;
+        } else if cursor.words(&["as"]) {
+            cursor.expect(&Token::LParen)?;
+            origin = Origin::Computed(Box::new(cursor.parse(|parser| parser.parse_expr())?));
+            cursor.expect(&Token::RParen)?;
+        } else if cursor.words(&["metadata"]) {
+            origin = Origin::Metadata(parse_metadata(cursor, &name)?);
+        } else {
+            break;
+        }
+    }
+    if let (Origin::Metadata(metadata), Some(declared)) = (&origin, &data_type) {
+        let expected = metadata.data_type();
+        if *declared != expected {
+            return Err(cursor
+                .error_at(place, "TG-SQL-TYPE", format!("column {name}: metadata {metadata:?} has another type than {declared}"))
+                .hint(format!("declare it as {}", metadata.sql_type())));
+        }
+    }
+    Ok(Column { name, data_type, nullable, origin, line, column: col })
+}
+
+fn parse_metadata(cursor: &mut Cursor<'_>, name: &str) -> Result<Metadata> {
+    let place = cursor.index();
+    let field = if cursor.words(&["from"]) { cursor.string()? } else { name.to_string() };
+    match field.as_str() {
+        "key" => Ok(Metadata::Key),
+        "timestamp" => Ok(Metadata::Timestamp),
+        "partition" => Ok(Metadata::Partition),
+        "offset" => Ok(Metadata::Offset),
+        "headers" => Err(cursor.error_at(place, "TG-SQL-NOT-YET", format!("column {name}: metadata 'headers' is not supported yet"))
+            .hint("use key, timestamp, partition or offset")),
+        other => Err(cursor.error_at(place, "TG-SQL-SOURCE", format!("column {name}: there is no metadata {other:?}"))
+            .hint("use key, timestamp, partition or offset")),
+    }
+}
+
+impl Metadata {
+    /// The only type that the column may have.
+    pub fn data_type(self) -> DataType {
+        match self {
+            Self::Key => DataType::Utf8View,
+            Self::Timestamp => event_time_type(),
+            Self::Partition => DataType::Int32,
+            Self::Offset => DataType::Int64,
+        }
+    }
+
+    fn sql_type(self) -> &'static str {
+        match self {
+            Self::Key => "VARCHAR",
+            Self::Timestamp => "TIMESTAMP WITH TIME ZONE",
+            Self::Partition => "INT",
+            Self::Offset => "BIGINT",
+        }
+    }
+}
+
+/// The type of `TIMESTAMP WITH TIME ZONE`.
+pub fn event_time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()))
+}
+
+/// `ts AS ts` or `ts AS ts - INTERVAL '…'`, from behind `WATERMARK FOR`.
+fn parse_watermark(cursor: &mut Cursor<'_>) -> Result<(String, i64, usize)> {
+    let place = cursor.index();
+    let column = cursor.name()?;
+    cursor.expect_words(&["as"])?;
+    let expr_place = cursor.index();
+    let expr = cursor.parse(|parser| parser.parse_expr())?;
+    let refuse = |cursor: &Cursor<'_>| {
+        cursor.error_at(expr_place, "TG-SQL-SOURCE", format!("the watermark {expr} is not supported"))
+            .hint(format!("write {column} - INTERVAL '10 seconds', or {column} alone"))
+    };
+    let is_column = |e: &ast::Expr| matches!(e, ast::Expr::Identifier(ident) if super::statement::normal(ident) == column);
+    let bound = match &expr {
+        e if is_column(e) => 0,
+        ast::Expr::BinaryOp { left, op: ast::BinaryOperator::Minus, right } if is_column(left) => {
+            interval_us(right).ok_or_else(|| refuse(cursor))?
+        }
+        _ => return Err(refuse(cursor)),
+    };
+    if bound < 0 {
+        return Err(refuse(cursor));
+    }
+    Ok((column, bound, place))
+}
+
+fn arrow_type(declared: &ast::DataType) -> Option<DataType> {
+    use ast::DataType as Sql;
+    Some(match declared {
+        Sql::Varchar(_) | Sql::CharacterVarying(_) | Sql::Text | Sql::String(_) => DataType::Utf8View,
+        Sql::Bool | Sql::Boolean => DataType::Boolean,
+        Sql::SmallInt(_) => DataType::Int16,
+        Sql::Int(_) | Sql::Integer(_) => DataType::Int32,
+        Sql::BigInt(_) => DataType::Int64,
+        Sql::Real | Sql::Float4 | Sql::Float32 => DataType::Float32,
+        Sql::Double(_) | Sql::DoublePrecision | Sql::Float8 | Sql::Float64 | Sql::Float(ExactNumberInfo::None) => DataType::Float64,
+        Sql::Decimal(info) | Sql::Numeric(info) => decimal(info)?,
+        Sql::Date => DataType::Date32,
+        Sql::Timestamp(precision, zone) if precision.is_none_or(|p| p <= 6) => match zone {
+            TimezoneInfo::WithTimeZone | TimezoneInfo::Tz => event_time_type(),
+            TimezoneInfo::None | TimezoneInfo::WithoutTimeZone => DataType::Timestamp(TimeUnit::Microsecond, None),
+        },
+        Sql::Custom(name, precision)
+            if name.to_string().eq_ignore_ascii_case("timestamp_ltz")
+                && precision.first().is_none_or(|p| p.parse().is_ok_and(|p: u8| p <= 6)) =>
+        {
+            event_time_type()
+        }
+        _ => return None,
+    })
+}
+
+fn decimal(info: &ExactNumberInfo) -> Option<DataType> {
+    let (precision, scale) = match *info {
+        ExactNumberInfo::PrecisionAndScale(p, s) => (p, s),
+        ExactNumberInfo::Precision(p) => (p, 0),
+        ExactNumberInfo::None => return None,
+    };
+    let (precision, scale) = (u8::try_from(precision).ok()?, i8::try_from(scale).ok()?);
+    (1..=38).contains(&precision).then_some(())?;
+    (0..=precision as i8).contains(&scale).then_some(DataType::Decimal128(precision, scale))
+}
+
+fn parse_options(cursor: &mut Cursor<'_>, name: &str) -> Result<Options> {
+    let place = cursor.index();
+    if !cursor.words(&["with"]) {
+        return Err(cursor.error_at(place, "TG-SQL-SOURCE", format!("source {name} has no WITH (connector = 'kafka', topic = …)")));
+    }
+    let given = cursor.options()?;
+    let required = |key: &str, example: &str| {
+        given.get(key).map(|(value, _)| value.as_str()).ok_or_else(|| {
+            cursor.error_at(place, "TG-SQL-SOURCE", format!("source {name}: WITH lacks {key}")).hint(format!("add {key} = {example}"))
+        })
+    };
+    let only = |key: &str, value: &str, allowed: &str| {
+        if value == allowed {
+            return Ok(());
+        }
+        let at = given.get(key).map_or(place, |(_, at)| *at);
+        Err(cursor.error_at(at, "TG-SQL-NOT-YET", format!("source {name}: {key} = '{value}' is not supported")).hint(format!("use '{allowed}'")))
+    };
+    only("connector", required("connector", "'kafka'")?, "kafka")?;
+    only("format", required("format", "'json'")?, "json")?;
+    let topic = required("topic", "'my.topic'")?.to_string();
+    let startup = match required("scan.startup.mode", "'earliest' or 'latest'; it applies to the very first start only")? {
+        "earliest" | "earliest-offset" => Startup::Earliest,
+        "latest" | "latest-offset" => Startup::Latest,
+        other => {
+            return Err(cursor.error_at(given["scan.startup.mode"].1, "TG-SQL-SOURCE", format!("source {name}: scan.startup.mode = '{other}' is not supported"))
+                .hint("use 'earliest' or 'latest'"));
+        }
+    };
+    let duration = |key: &str, default: Duration| match given.get(key) {
+        None => Ok(default),
+        Some((value, at)) => super::statement::parse_interval_us(value)
+            .filter(|us| *us > 0)
+            .map(|us| Duration::from_micros(us.unsigned_abs()))
+            .ok_or_else(|| cursor.error_at(*at, "TG-SQL-SOURCE", format!("source {name}: {key} = '{value}' is not a duration")).hint("write it as '90 seconds'")),
+    };
+    let mut kafka = BTreeMap::new();
+    for (key, (value, at)) in &given {
+        if let Some(setting) = key.strip_prefix("kafka.") {
+            if OUR_KAFKA_SETTINGS.contains(&setting) {
+                return Err(cursor.error_at(*at, "TG-SQL-SOURCE", format!("source {name}: kafka setting {setting} is Tidegate's own"))
+                    .hint(if setting == "bootstrap.servers" { "set kafka.brokers in tidegate.toml or KAFKA_BROKERS" } else { "exactly-once rests on it; leave it out" }));
+            }
+            kafka.insert(setting.to_string(), value.clone());
+        } else if !KNOWN_OPTIONS.split(", ").any(|known| known == key) {
+            return Err(cursor.error_at(*at, "TG-SQL-SOURCE", format!("source {name}: unknown option {key}")).hint(format!("options are {KNOWN_OPTIONS}")));
+        }
+    }
+    Ok(Options {
+        topic,
+        startup,
+        idle_timeout: duration("idle_timeout", Duration::from_secs(60))?,
+        max_future_skew: duration("max_future_skew", Duration::from_secs(3600))?,
+        max_drift: duration("max_drift", Duration::from_secs(300))?,
+        kafka,
+    })
+}

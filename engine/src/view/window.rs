@@ -1,0 +1,400 @@
+//! The groups of one window: an index, immutable segments of their state, and one epoch's work on them.
+//!
+//! ```text
+//!  keys of a row ─ intern ─► group id ─ located ─► (segment, row) of its kept state
+//!                                │
+//!  epoch:  touched groups, dense ids ─► fresh accumulators: merge_batch(kept state), then update_batch(rows)
+//!  finish: state() = a new segment; a second fresh set: merge_batch + evaluate = the rows to publish
+//! ```
+//!
+//! State comes first and rows follow one by one, so a sum does not depend on where epochs end. A segment is never
+//! changed; one without a live row is dropped, and many small ones are merged.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array, new_empty_array};
+use arrow::compute::{concat, interleave, take};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion::physical_expr::GroupsAccumulatorAdapter;
+use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
+use datafusion::physical_plan::aggregates::order::GroupOrdering;
+
+use crate::error::Result;
+use crate::sql::planned::Aggregate;
+
+/// Segments of a window beyond which the small ones are merged.
+const SEGMENTS_MAX: usize = 64;
+
+const NOWHERE: (u32, u32) = (u32::MAX, u32::MAX);
+const UNTOUCHED: u32 = u32::MAX;
+
+/// The layout of a view's state: its keys, then the state columns of each aggregate in turn.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Types of the keys.
+    pub keys: SchemaRef,
+    /// Keys and state.
+    pub schema: SchemaRef,
+    /// How many state columns each aggregate has.
+    pub widths: Vec<usize>,
+}
+
+impl Layout {
+    /// The layout for these keys and aggregates.
+    pub fn new(keys: Vec<Field>, aggregates: &[Aggregate]) -> Result<Self> {
+        let mut fields: Vec<Field> = keys.iter().map(|key| key.clone().with_nullable(true)).collect();
+        let keys = Arc::new(Schema::new(fields.clone()));
+        let mut widths = Vec::new();
+        for (index, aggregate) in aggregates.iter().enumerate() {
+            let state = aggregate.function.state_fields()?;
+            widths.push(state.len());
+            for (part, field) in state.iter().enumerate() {
+                fields.push(field.as_ref().clone().with_name(format!("s{index}_{part}")).with_nullable(true));
+            }
+        }
+        Ok(Self { keys, schema: Arc::new(Schema::new(fields)), widths })
+    }
+}
+
+/// The inputs of one aggregate for some rows.
+#[derive(Debug)]
+pub struct Arguments {
+    /// Its arguments.
+    pub values: Vec<ArrayRef>,
+    /// Its FILTER.
+    pub filter: Option<BooleanArray>,
+}
+
+/// Groups whose rows an epoch has changed, evaluated.
+#[derive(Debug)]
+pub struct Evaluated {
+    /// Their ids.
+    pub groups: Vec<usize>,
+    /// Their keys.
+    pub keys: Vec<ArrayRef>,
+    /// The values of the aggregates.
+    pub values: Vec<ArrayRef>,
+}
+
+struct Segment {
+    batch: RecordBatch,
+    live: usize,
+}
+
+/// One epoch's work.
+struct Epoch {
+    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    groups: Vec<usize>,
+    keys: Vec<Vec<ArrayRef>>,
+}
+
+/// The groups of one window.
+pub struct Window {
+    layout: Arc<Layout>,
+    /// `None` when the window itself is the only group column.
+    index: Option<Box<dyn GroupValues>>,
+    located: Vec<(u32, u32)>,
+    /// The commit that last changed each group.
+    changed: Vec<i64>,
+    /// Whether each group's row is in the table; kept only where the plan above may drop rows.
+    published: Vec<bool>,
+    segments: Vec<Option<Segment>>,
+    /// Dense id of each group in the running epoch.
+    touched: Vec<u32>,
+    epoch: Option<Epoch>,
+}
+
+fn accumulators(aggregates: &[Aggregate]) -> Result<Vec<Box<dyn GroupsAccumulator>>> {
+    let mut made = Vec::with_capacity(aggregates.len());
+    for aggregate in aggregates {
+        let function = aggregate.function.clone();
+        made.push(if function.groups_accumulator_supported() {
+            function.create_groups_accumulator()?
+        } else {
+            Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())) as Box<dyn GroupsAccumulator>
+        });
+    }
+    Ok(made)
+}
+
+impl Window {
+    /// A window without groups.
+    pub fn new(layout: Arc<Layout>) -> Result<Self> {
+        let index = if layout.keys.fields().is_empty() { None } else { Some(new_group_values(layout.keys.clone(), &GroupOrdering::None)?) };
+        Ok(Self {
+            layout,
+            index,
+            located: Vec::new(),
+            changed: Vec::new(),
+            published: Vec::new(),
+            segments: Vec::new(),
+            touched: Vec::new(),
+            epoch: None,
+        })
+    }
+
+    /// How many groups it has.
+    pub fn len(&self) -> usize {
+        self.located.len()
+    }
+
+    /// Whether this epoch has changed it.
+    pub fn is_touched(&self) -> bool {
+        self.epoch.is_some()
+    }
+
+    /// Bytes of its state, roughly.
+    pub fn bytes(&self) -> usize {
+        let segments: usize = self.segments.iter().flatten().map(|s| s.batch.get_array_memory_size()).sum();
+        segments + self.index.as_ref().map_or(0, |index| index.size()) + self.located.len() * 21
+    }
+
+    fn intern(&mut self, keys: &[ArrayRef], rows: usize) -> Result<Vec<usize>> {
+        let mut ids = Vec::with_capacity(rows);
+        let groups = match &mut self.index {
+            Some(index) => {
+                index.intern(keys, &mut ids)?;
+                index.len()
+            }
+            None => {
+                ids.resize(rows, 0);
+                1
+            }
+        };
+        self.located.resize(groups, NOWHERE);
+        self.changed.resize(groups, 0);
+        self.published.resize(groups, false);
+        self.touched.resize(groups, UNTOUCHED);
+        Ok(ids)
+    }
+
+    /// Aggregates rows of this window, in their order.
+    pub fn update(&mut self, aggregates: &[Aggregate], keys: &[ArrayRef], arguments: &[Arguments], rows: usize) -> Result<()> {
+        let mut ids = self.intern(keys, rows)?;
+        let mut epoch = match self.epoch.take() {
+            Some(epoch) => epoch,
+            None => Epoch { accumulators: accumulators(aggregates)?, groups: Vec::new(), keys: vec![Vec::new(); keys.len()] },
+        };
+        let first_new = epoch.groups.len();
+        let mut first_rows = Vec::new();
+        for (row, id) in ids.iter_mut().enumerate() {
+            let dense = &mut self.touched[*id];
+            if *dense == UNTOUCHED {
+                *dense = epoch.groups.len() as u32;
+                epoch.groups.push(*id);
+                first_rows.push(row as u32);
+            }
+            *id = *dense as usize;
+        }
+        let total = epoch.groups.len();
+        if total > first_new {
+            let first_rows = UInt32Array::from(first_rows);
+            for (pieces, key) in epoch.keys.iter_mut().zip(keys) {
+                pieces.push(take(key, &first_rows, None)?);
+            }
+            let (mut kept, mut dense) = (Vec::new(), Vec::new());
+            for (offset, group) in epoch.groups[first_new..].iter().enumerate() {
+                if self.located[*group] != NOWHERE {
+                    kept.push(self.located[*group]);
+                    dense.push(first_new + offset);
+                }
+            }
+            if !kept.is_empty() {
+                let state = self.gather(&kept, keys.len()..self.layout.schema.fields().len())?;
+                merge(&mut epoch.accumulators, &self.layout.widths, &state, &dense, total)?;
+            }
+        }
+        for (accumulator, argument) in epoch.accumulators.iter_mut().zip(arguments) {
+            accumulator.update_batch(&argument.values, &ids, argument.filter.as_ref(), total)?;
+        }
+        self.epoch = Some(epoch);
+        Ok(())
+    }
+
+    /// Ends the epoch: keeps the new state as of commit `seq` and evaluates the touched groups.
+    pub fn finish(&mut self, aggregates: &[Aggregate], seq: i64) -> Result<Option<Evaluated>> {
+        let Some(mut epoch) = self.epoch.take() else { return Ok(None) };
+        let mut keys = Vec::with_capacity(epoch.keys.len());
+        for pieces in &epoch.keys {
+            let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
+            keys.push(concat(&pieces)?);
+        }
+        let mut columns = keys.clone();
+        for accumulator in &mut epoch.accumulators {
+            columns.extend(accumulator.state(EmitTo::All)?);
+        }
+        let values = evaluate(aggregates, &self.layout.widths, &columns[keys.len()..], epoch.groups.len())?;
+        for group in &epoch.groups {
+            self.touched[*group] = UNTOUCHED;
+            self.changed[*group] = seq;
+        }
+        self.keep(RecordBatch::try_new(self.layout.schema.clone(), columns)?, &epoch.groups)?;
+        Ok(Some(Evaluated { groups: epoch.groups, keys, values }))
+    }
+
+    /// Adds a segment whose rows are these groups.
+    fn keep(&mut self, batch: RecordBatch, groups: &[usize]) -> Result<()> {
+        let segment = self.segments.len() as u32;
+        for (row, group) in groups.iter().enumerate() {
+            let old = std::mem::replace(&mut self.located[*group], (segment, row as u32));
+            if old != NOWHERE {
+                let slot = &mut self.segments[old.0 as usize];
+                if let Some(held) = slot {
+                    held.live -= 1;
+                    if held.live == 0 {
+                        *slot = None;
+                    }
+                }
+            }
+        }
+        self.segments.push(Some(Segment { batch, live: groups.len() }));
+        self.compact()
+    }
+
+    /// Merges small segments when there are many, everything when most of it is dead.
+    fn compact(&mut self) -> Result<()> {
+        let held = || self.segments.iter().flatten();
+        let (count, live, rows) = (held().count(), self.located.len(), held().map(|s| s.batch.num_rows()).sum::<usize>());
+        let mostly_dead = rows - live.min(rows) > live + 4096;
+        if count <= SEGMENTS_MAX && !mostly_dead {
+            // Positions of dropped segments are never used again; do not let them pile up either.
+            if self.segments.len() < 4096 {
+                return Ok(());
+            }
+        }
+        let largest = held().map(|s| s.live).max().unwrap_or(0);
+        let merged = |segment: &Segment| mostly_dead || segment.live < largest || largest < live / 2;
+        let keep: Vec<bool> = self.segments.iter().map(|s| s.as_ref().is_some_and(|s| !merged(s))).collect();
+        let groups: Vec<usize> =
+            (0..self.located.len()).filter(|g| self.located[*g] != NOWHERE && !keep[self.located[*g].0 as usize]).collect();
+        let places: Vec<(u32, u32)> = groups.iter().map(|g| self.located[*g]).collect();
+        let batch = if places.is_empty() {
+            None
+        } else {
+            Some(RecordBatch::try_new(self.layout.schema.clone(), self.gather(&places, 0..self.layout.schema.fields().len())?)?)
+        };
+        let mut moved = vec![u32::MAX; self.segments.len()];
+        let mut kept = Vec::new();
+        for (old, segment) in std::mem::take(&mut self.segments).into_iter().enumerate() {
+            if keep[old] {
+                moved[old] = kept.len() as u32;
+                kept.push(segment);
+            }
+        }
+        for place in &mut self.located {
+            if *place != NOWHERE {
+                place.0 = moved[place.0 as usize];
+            }
+        }
+        if let Some(batch) = batch {
+            for (row, group) in groups.iter().enumerate() {
+                self.located[*group] = (kept.len() as u32, row as u32);
+            }
+            kept.push(Some(Segment { batch, live: groups.len() }));
+        }
+        self.segments = kept;
+        Ok(())
+    }
+
+    /// Columns of these places, in their order.
+    fn gather(&self, places: &[(u32, u32)], columns: std::ops::Range<usize>) -> Result<Vec<ArrayRef>> {
+        let mut position = vec![usize::MAX; self.segments.len()];
+        let mut batches = Vec::new();
+        let mut picks = Vec::with_capacity(places.len());
+        for (segment, row) in places {
+            let index = *segment as usize;
+            if position[index] == usize::MAX
+                && let Some(held) = &self.segments[index]
+            {
+                position[index] = batches.len();
+                batches.push(&held.batch);
+            }
+            picks.push((position[index], *row as usize));
+        }
+        let mut gathered = Vec::with_capacity(columns.len());
+        for column in columns {
+            let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
+            gathered.push(if arrays.is_empty() {
+                new_empty_array(self.layout.schema.field(column).data_type())
+            } else {
+                interleave(&arrays, &picks)?
+            });
+        }
+        Ok(gathered)
+    }
+
+    /// The state of the groups that changed after commit `since`.
+    pub fn changed_since(&self, since: i64) -> Result<Option<RecordBatch>> {
+        let places: Vec<(u32, u32)> =
+            (0..self.located.len()).filter(|g| self.changed[*g] > since && self.located[*g] != NOWHERE).map(|g| self.located[g]).collect();
+        if places.is_empty() {
+            return Ok(None);
+        }
+        let columns = self.gather(&places, 0..self.layout.schema.fields().len())?;
+        Ok(Some(RecordBatch::try_new(self.layout.schema.clone(), columns)?))
+    }
+
+    /// Takes in a piece of state; a later piece wins over an earlier one.
+    pub fn load(&mut self, piece: RecordBatch, seq: i64) -> Result<()> {
+        let keys: Vec<ArrayRef> = piece.columns()[..self.layout.keys.fields().len()].to_vec();
+        let groups = self.intern(&keys, piece.num_rows())?;
+        for group in &groups {
+            self.changed[*group] = seq;
+        }
+        self.keep(piece, &groups)
+    }
+
+    /// Evaluates every group.
+    pub fn evaluate_all(&self, aggregates: &[Aggregate]) -> Result<Evaluated> {
+        let groups: Vec<usize> = (0..self.located.len()).filter(|g| self.located[*g] != NOWHERE).collect();
+        let places: Vec<(u32, u32)> = groups.iter().map(|g| self.located[*g]).collect();
+        let mut columns = self.gather(&places, 0..self.layout.schema.fields().len())?;
+        let state = columns.split_off(self.layout.keys.fields().len());
+        let values = evaluate(aggregates, &self.layout.widths, &state, groups.len())?;
+        Ok(Evaluated { groups, keys: columns, values })
+    }
+
+    /// Notes whether a group's row is in the table; answers whether it was before.
+    pub fn publish(&mut self, group: usize, published: bool) -> bool {
+        std::mem::replace(&mut self.published[group], published)
+    }
+}
+
+fn merge(accumulators: &mut [Box<dyn GroupsAccumulator>], widths: &[usize], state: &[ArrayRef], ids: &[usize], total: usize) -> Result<()> {
+    let mut rest = state;
+    for (accumulator, width) in accumulators.iter_mut().zip(widths) {
+        let (own, others) = rest.split_at(*width);
+        accumulator.merge_batch(own, ids, total)?;
+        rest = others;
+    }
+    Ok(())
+}
+
+fn evaluate(aggregates: &[Aggregate], widths: &[usize], state: &[ArrayRef], groups: usize) -> Result<Vec<ArrayRef>> {
+    let ids: Vec<usize> = (0..groups).collect();
+    let mut fresh = accumulators(aggregates)?;
+    merge(&mut fresh, widths, state, &ids, groups)?;
+    let mut values = Vec::with_capacity(fresh.len());
+    for accumulator in &mut fresh {
+        values.push(accumulator.evaluate(EmitTo::All)?);
+    }
+    Ok(values)
+}
+
+/// Evaluates the arguments of every aggregate over the output of the plan below.
+pub fn arguments(aggregates: &[Aggregate], rows: &RecordBatch) -> Result<Vec<Arguments>> {
+    let mut all = Vec::with_capacity(aggregates.len());
+    for aggregate in aggregates {
+        let mut values = Vec::new();
+        for expr in aggregate.function.expressions() {
+            values.push(expr.evaluate(rows)?.into_array(rows.num_rows())?);
+        }
+        let filter = match &aggregate.filter {
+            Some(expr) => Some(expr.evaluate(rows)?.into_array(rows.num_rows())?.as_boolean().clone()),
+            None => None,
+        };
+        all.push(Arguments { values, filter });
+    }
+    Ok(all)
+}

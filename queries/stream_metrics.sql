@@ -1,0 +1,28 @@
+-- The example: events of live streams, and minute metrics of each stream.
+
+CREATE SOURCE stream_events (
+  event_id    VARCHAR,
+  ts          TIMESTAMP WITH TIME ZONE,
+  event_type  VARCHAR,       -- stream_start, stream_stop, viewer_join, viewer_leave, chat_message, donation
+  stream_id   VARCHAR NOT NULL,
+  user_id     VARCHAR,
+  message_len INT,
+  amount_usd  DECIMAL(12,2),
+  donation    DECIMAL(12,2) AS (CASE WHEN event_type = 'donation' THEN amount_usd END),
+  WATERMARK FOR ts AS ts - INTERVAL '10 seconds'
+) WITH (
+  connector = 'kafka',
+  topic = '${STREAM_EVENTS_TOPIC:-stream.events}',
+  format = 'json',
+  scan.startup.mode = 'earliest'     -- where the very first start begins; never applied again
+);
+
+CREATE MATERIALIZED VIEW stream_metrics_minute AS
+SELECT window_start, window_end, stream_id,
+       count(*) FILTER (WHERE event_type = 'chat_message') AS chat_messages,
+       count(*) FILTER (WHERE event_type = 'donation')     AS donations,
+       coalesce(sum(donation), 0)                          AS donations_usd,
+       count(*) FILTER (WHERE event_type = 'viewer_join')  AS joins,
+       count(*) FILTER (WHERE event_type = 'viewer_leave') AS leaves
+FROM TUMBLE(stream_events, ts, INTERVAL '1 minute')
+GROUP BY window_start, window_end, stream_id;
