@@ -812,6 +812,7 @@ async fn state(session: &mut Session, tables: &[(String, TableSql)], commit: &Co
     Ok(())
 }
 
+/// Moves the partitions. No open window depends on records below `rebuild`, so a replay need not begin before it.
 async fn progress(session: &mut Session, commit: &Commit) -> Result<(), Failed> {
     if commit.moves.is_empty() {
         return Ok(());
@@ -823,8 +824,8 @@ async fn progress(session: &mut Session, commit: &Commit) -> Result<(), Failed> 
     let (watermark, rebuild, rebuild_watermark) = (column(|m| m.watermark), column(|m| m.rebuild_from), column(|m| m.rebuild_watermark));
     let sql = format!(
         "UPDATE tidegate.progress p SET next_offset = n.until, watermark = {wm}, idle = n.idle, rebuild_from = n.rebuild, rebuild_watermark = {rebuild_wm}, \
-         checkpoint_offset = CASE WHEN $9::boolean THEN n.until ELSE p.checkpoint_offset END, \
-         checkpoint_watermark = CASE WHEN $9::boolean THEN {wm} ELSE p.checkpoint_watermark END \
+         checkpoint_offset = CASE WHEN $9::boolean THEN n.until ELSE greatest(p.checkpoint_offset, n.rebuild) END, \
+         checkpoint_watermark = CASE WHEN $9::boolean THEN {wm} WHEN n.rebuild > p.checkpoint_offset THEN {rebuild_wm} ELSE p.checkpoint_watermark END \
          FROM unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[], $7::bigint[], $8::bigint[]) \
          AS n(part, from_, until, wm, idle, rebuild, rebuild_wm) WHERE p.pipeline = $1 AND p.part = n.part AND p.next_offset = n.from_",
         wm = time("n.wm"),

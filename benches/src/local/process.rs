@@ -1,0 +1,87 @@
+//! A child process that is ended, and only it: by its own pid.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use super::{Result, wait_until};
+
+/// A running program.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: String,
+}
+
+impl Process {
+    /// Starts it, with both outputs in a file, as another user if one is named.
+    pub fn spawn(name: &str, command: &mut Command, log: &Path, user: Option<(u32, u32)>) -> Result<Self> {
+        let told = |error: std::io::Error| format!("cannot start {name}: {error}");
+        let out = File::options().create(true).append(true).open(log).map_err(told)?;
+        let err = out.try_clone().map_err(told)?;
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
+        // Its own group: a Ctrl-C at the terminal is ours to hand on.
+        command.process_group(0);
+        if let Some((uid, gid)) = user {
+            command.uid(uid).gid(gid);
+        }
+        Ok(Self { child: command.spawn().map_err(told)?, name: name.to_string() })
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        kill(self.pid(), signal);
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
+        wait_until(limit, || self.ended().is_some());
+        self.ended()
+    }
+
+    /// Asks it to end, then makes it.
+    pub fn stop(&mut self, signal: i32, limit: Duration) {
+        if self.ended().is_some() {
+            return;
+        }
+        self.signal(libc::SIGCONT);
+        self.signal(signal);
+        if self.wait(limit).is_none() {
+            eprintln!("{} did not end in {limit:?} and is killed", self.name);
+            self.signal(libc::SIGKILL);
+            self.wait(Duration::from_secs(5));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.stop(libc::SIGTERM, Duration::from_secs(10));
+    }
+}
+
+/// Sends a signal to one process.
+pub fn kill(pid: i32, signal: i32) {
+    // SAFETY: kill touches no memory of ours.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Whether we are root.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid cannot fail and touches no memory of ours.
+    unsafe { libc::geteuid() == 0 }
+}
