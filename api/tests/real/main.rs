@@ -1,0 +1,15 @@
+//! Tests against a real Kafka, a real Postgres and real processes.
+//!
+//! Each test has a topic and a database of its own; the servers are shared, but for tests that kill them. The expected
+//! rows come from [`oracle`], which reads the log itself and computes in plain SQL.
+
+mod engine;
+mod invariants;
+mod kill_points;
+mod oracle;
+mod outages;
+mod random_kills;
+mod state_loss;
+mod takeover;
+mod two_pipelines;
+mod world;
