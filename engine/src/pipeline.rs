@@ -227,14 +227,14 @@ impl Pipeline {
             }
             let messages = match epoch.since {
                 // For the first record a short wait with room for one: the call waits for a full buffer.
-                None => running.reader.read(if landed { FIRST_RECORD_WAIT } else { Duration::from_millis(2) }, 1),
+                None => running.reader.read(if landed { FIRST_RECORD_WAIT } else { Duration::from_millis(2) }, 1)?,
                 Some(since) => {
                     let left = settings.epoch().saturating_sub(clock::now().duration_since(since));
                     if left.is_zero() && landed {
                         return Ok(epoch);
                     }
                     let wait = if left.is_zero() { Duration::from_millis(1) } else { left.min(Duration::from_millis(10)) };
-                    running.reader.read(wait, CHUNK_RECORDS_MAX)
+                    running.reader.read(wait, CHUNK_RECORDS_MAX)?
                 }
             };
             if !messages.is_empty() {

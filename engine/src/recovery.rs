@@ -31,8 +31,9 @@ use crate::view::{Needs, View};
 pub fn recover(pipeline: &Pipeline, lease: &Arc<Lease>) -> Result<Running> {
     let source = &pipeline.source.source;
     let name = &source.name;
-    let mut reader = Reader::open(&pipeline.settings.kafka.brokers, source, pipeline.source_partitions())?;
-    let count = reader.partitions()?;
+    let open = |partitions| Reader::open(&pipeline.settings.kafka.brokers, source, partitions);
+    let count = open(1)?.partitions()?;
+    let mut reader = open(count as usize)?;
     let topic_id = reader.topic_id()?;
     let mut bounds = Vec::new();
     for partition in 0..count {
@@ -61,7 +62,7 @@ pub fn recover(pipeline: &Pipeline, lease: &Arc<Lease>) -> Result<Running> {
     let mut decoder = Decoder::new(&pipeline.source)?;
     let starts: Vec<(i32, i64)> = from.iter().map(|(partition, offset, _)| (*partition, *offset)).collect();
     let known = pipeline.runtime.block_on(session.future_rejects(name, &starts))?;
-    replay(pipeline, &mut reader, &mut decoder, &mut watermarks, &mut views, &stored, &starts, &known.into_iter().collect())?;
+    replay(pipeline, open(count as usize)?, &mut decoder, &mut watermarks, &mut views, &stored, &starts, &known.into_iter().collect())?;
     for view in &mut views {
         view.recovered(stored.seq)?;
         view.close(stored.frontier);
@@ -99,13 +100,6 @@ pub fn recover(pipeline: &Pipeline, lease: &Arc<Lease>) -> Result<Running> {
     };
     pipeline.tell_digest(&running)?;
     Ok(running)
-}
-
-impl Pipeline {
-    fn source_partitions(&self) -> usize {
-        // Sizes buffers only; a topic of another size is served as well.
-        8
-    }
 }
 
 fn recreated(pipeline: &Pipeline, was: &str, is: &str) -> Error {
@@ -325,7 +319,7 @@ fn usable(stored: &Stored, views: &[View], pieces: Vec<FoundPiece>) -> Result<Ve
 #[allow(clippy::too_many_arguments)]
 fn replay(
     pipeline: &Pipeline,
-    reader: &mut Reader,
+    mut reader: Reader,
     decoder: &mut Decoder,
     watermarks: &mut Watermarks,
     views: &mut [View],
@@ -351,7 +345,7 @@ fn replay(
         if pipeline.stopped() {
             return Err(Error::wait("TG-STOPPED", "stopped while replaying"));
         }
-        let messages = reader.read(Duration::from_millis(20), CHUNK_RECORDS_MAX);
+        let messages = reader.read(Duration::from_millis(20), CHUNK_RECORDS_MAX)?;
         let mut records: Vec<Record<'_>> = Vec::with_capacity(messages.len());
         for event in messages.iter() {
             let (partition, position) = match event {

@@ -25,7 +25,7 @@ pub struct Engine<'a> {
     command: Command,
     log: PathBuf,
     process: Option<Process>,
-    world: &'a World<'a>,
+    world: std::marker::PhantomData<&'a World<'a>>,
 }
 
 impl<'a> Engine<'a> {
@@ -35,7 +35,7 @@ impl<'a> Engine<'a> {
         command.args(["engine", "--listen", "127.0.0.1:0", "--queries"]).arg(world.queries());
         command.env("DATABASE_URL", url).env("KAFKA_BROKERS", world.servers.kafka.brokers());
         command.env("TIDEGATE__ENGINE__CHECKPOINT_INTERVAL_MS", "300");
-        Self { command, log, process: None, world }
+        Self { command, log, process: None, world: std::marker::PhantomData }
     }
 
     pub fn set(mut self, key: &str, value: &str) -> Self {
@@ -118,11 +118,6 @@ impl<'a> Engine<'a> {
 
     pub fn wait_log(&self, text: &str, limit: Duration) {
         assert!(wait_until(limit, || self.log().contains(text)), "no {text:?} in the log within {limit:?}:\n{}", self.tail());
-    }
-
-    /// Where its world is.
-    pub fn world(&self) -> &World<'a> {
-        self.world
     }
 }
 

@@ -30,7 +30,7 @@ pub fn check(world: &World<'_>, when: &str) {
         "I3 tiling (whole)",
         world.sql(
             "SELECT p.part, p.next_offset - p.start_offset AS committed, a.moved FROM tidegate.progress p \
-             JOIN (SELECT part, sum(until - from_) AS moved FROM oracle.audit WHERE what = 'progress' GROUP BY part) a ON a.part = p.part \
+             JOIN (SELECT part, sum(until - from_) AS moved FROM oracle.audit WHERE what = 'progress' GROUP BY part) a ON a.part = p.part AND p.pipeline = 'stream_events' \
              WHERE p.next_offset - p.start_offset <> a.moved",
         ),
     );

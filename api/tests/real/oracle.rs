@@ -74,8 +74,8 @@ END $$;
 
 /// The triggers, once the engine has made its tables.
 pub const TRIGGERS: &str = r#"
-CREATE TRIGGER note AFTER UPDATE ON tidegate.progress FOR EACH ROW EXECUTE FUNCTION oracle.note_progress();
-CREATE TRIGGER note AFTER UPDATE ON tidegate.pipelines FOR EACH ROW EXECUTE FUNCTION oracle.note_commit();
+CREATE TRIGGER note AFTER UPDATE ON tidegate.progress FOR EACH ROW WHEN (NEW.pipeline = 'stream_events') EXECUTE FUNCTION oracle.note_progress();
+CREATE TRIGGER note AFTER UPDATE ON tidegate.pipelines FOR EACH ROW WHEN (NEW.pipeline = 'stream_events') EXECUTE FUNCTION oracle.note_commit();
 CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON stream_metrics_minute FOR EACH ROW EXECUTE FUNCTION oracle.note_row();
 "#;
 
@@ -143,7 +143,7 @@ pub fn difference(world: &World<'_>) -> String {
          DROP TABLE IF EXISTS oracle.snap_rows, oracle.snap_progress, oracle.snap_letters;
          CREATE TABLE oracle.snap_rows AS SELECT * FROM stream_metrics_minute;
          CREATE TABLE oracle.snap_progress AS SELECT * FROM tidegate.progress WHERE pipeline = 'stream_events';
-         CREATE TABLE oracle.snap_letters AS SELECT * FROM tidegate.dead_letters WHERE pipeline = 'stream_events';
+         CREATE TABLE oracle.snap_letters AS SELECT * FROM tidegate.dead_letters WHERE pipeline = 'stream_events' AND view IN ('', 'stream_metrics_minute');
          COMMIT",
     );
     load(world);

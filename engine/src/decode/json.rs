@@ -117,7 +117,7 @@ fn plain(error: &ArrowError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Array, AsArray};
+    use arrow::array::AsArray;
     use arrow::datatypes::{DataType, Int64Type};
 
     fn decode(payloads: &[&str]) -> (Vec<Option<i64>>, Vec<usize>) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
@@ -65,6 +65,7 @@ pub struct Reader {
     client: Client,
     topic: String,
     source: String,
+    assigned: bool,
 }
 
 impl Reader {
@@ -97,7 +98,7 @@ impl Reader {
                 .hint("correct the kafka.* options of its WITH")
         })?);
         let queue = Queue::new(&client).ok_or_else(|| Error::bug("the Kafka client made no queue"))?;
-        Ok(Self { queue, client, topic: source.options.topic.clone(), source: source.name.clone() })
+        Ok(Self { queue, client, topic: source.options.topic.clone(), source: source.name.clone(), assigned: false })
     }
 
     fn unanswered(&self, what: &str, error: &impl std::fmt::Display) -> Error {
@@ -134,8 +135,14 @@ impl Reader {
         Ok(Bounds { low, high })
     }
 
-    /// Reads these partitions from these offsets from now on, and nothing else.
+    /// Reads these partitions from these offsets, for the reader's whole life.
+    ///
+    /// Only once: a second assignment takes effect behind our back, after the old one is gone, and would then send
+    /// records to the client's own queue instead of ours.
     pub fn assign(&mut self, positions: &[(i32, i64)]) -> Result<()> {
+        if std::mem::replace(&mut self.assigned, true) {
+            return Err(Error::bug("a reader was assigned twice"));
+        }
         let mut list = TopicPartitionList::new();
         for (partition, offset) in positions {
             list.add_partition_offset(&self.topic, *partition, Offset::Offset(*offset)).map_err(|error| self.unanswered("the assignment", &error))?;
@@ -150,12 +157,14 @@ impl Reader {
     }
 
     /// Takes what has arrived: waits up to `timeout` for `max` messages.
-    pub fn read(&mut self, timeout: Duration, max: usize) -> Messages {
-        // Serves the client's callbacks; every partition's messages go to our queue.
-        if let Some(Err(error)) = self.client.poll(Duration::ZERO) {
-            tracing::warn!(pipeline = self.source, "kafka client: {error}");
+    pub fn read(&mut self, timeout: Duration, max: usize) -> Result<Messages> {
+        // Serves the client's callbacks. Every partition's messages go to our queue; one here would be lost to us.
+        match self.client.poll(Duration::ZERO) {
+            None => {}
+            Some(Err(error)) => tracing::warn!(pipeline = self.source, "kafka client: {error}"),
+            Some(Ok(_)) => return Err(self.unanswered("a record", &"it came by the wrong queue; reading again")),
         }
-        self.queue.consume(timeout, max)
+        Ok(self.queue.consume(timeout, max))
     }
 
     /// Stops or goes on fetching some partitions.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use arrow::datatypes::{DataType, TimeUnit};
 use sqlparser::ast::{self, ExactNumberInfo, TimezoneInfo};
-use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 
 use super::statement::{Cursor, interval_us};

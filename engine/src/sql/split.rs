@@ -19,10 +19,11 @@ use datafusion::common::{Column, DataFusionError, SchemaError};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{
     Aggregate as LogicalAggregate, Expr, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, Volatility, col, lit,
 };
-use datafusion::physical_planner::create_aggregate_expr_with_name_and_maybe_filter;
+use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
@@ -123,16 +124,12 @@ fn split(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewTex
     let below_schema = below.schema();
     let mut aggregates = Vec::new();
     for (index, expr) in lowered.iter().enumerate() {
-        let (function, filter, _) = create_aggregate_expr_with_name_and_maybe_filter(
-            expr,
-            Some(format!("__agg{index}")),
-            String::new(),
-            below_logical.schema(),
-            &below_schema,
-            state.execution_props(),
-        )
-        .map_err(told)?;
-        aggregates.push(Aggregate { function, filter });
+        let context = PhysicalPlanningContext::default();
+        let lowered = LoweredAggregateBuilder::new(expr, below_logical.schema(), &below_schema, state.execution_props(), &context)
+            .with_name(format!("__agg{index}"))
+            .build()
+            .map_err(told)?;
+        aggregates.push(Aggregate { function: lowered.aggregate, filter: lowered.filter });
     }
     let at = |column: &str| below_schema.index_of(column);
     let inputs = Inputs {

@@ -139,11 +139,6 @@ impl Window {
         self.located.len()
     }
 
-    /// Whether this epoch has changed it.
-    pub fn is_touched(&self) -> bool {
-        self.epoch.is_some()
-    }
-
     /// Bytes of its state, roughly.
     pub fn bytes(&self) -> usize {
         let segments: usize = self.segments.iter().flatten().map(|s| s.batch.get_array_memory_size()).sum();
