@@ -70,7 +70,7 @@ fn views_on_one_source_share_it_and_a_view_added_later_begins_with_whole_windows
     );
     // A view that is added now must not publish windows of which it has not seen the beginning.
     world.write_query("added.sql", "CREATE MATERIALIZED VIEW added AS SELECT window_start, count(*) AS n FROM TUMBLE(stream_events, ts, INTERVAL '1 minute') GROUP BY window_start;");
-    world.generate(&["--count", "20000", "--rate", "0", "--speed", "20", "--start-time", "2026-11-24T06:06:35Z", "--seed", "82", "--late", "0"]);
+    world.generate(&["--count", "20000", "--rate", "0", "--speed", "20", "--start-time", "2026-11-24T06:06:35Z", "--seed", "82"]);
     crate::engine::Engine::run_to_end(&world);
     let first = world.sql("SELECT min(window_start) > (SELECT floor FROM tidegate.view_progress WHERE view = 'added') FROM added");
     assert_eq!(first, "t");

@@ -85,3 +85,36 @@ pub fn is_root() -> bool {
     // SAFETY: geteuid cannot fail and touches no memory of ours.
     unsafe { libc::geteuid() == 0 }
 }
+
+/// What a finished process has used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// From start to end.
+    pub seconds: f64,
+    /// User and system time.
+    pub cpu_seconds: f64,
+    /// Peak of resident memory.
+    pub peak_mib: f64,
+}
+
+/// Runs a command to its end and asks the system what it used.
+pub fn measure(command: &mut Command) -> Result<Usage> {
+    let started = std::time::Instant::now();
+    let child = command.spawn().map_err(|error| format!("cannot start {command:?}: {error}"))?;
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both pointers are to memory of ours, the child is ours and is waited for only here.
+    let (waited, usage) = unsafe {
+        let waited = libc::wait4(child.id() as i32, &mut status, 0, usage.as_mut_ptr());
+        (waited, usage.assume_init())
+    };
+    if waited < 0 || status != 0 {
+        return Err(format!("{command:?} ended with status {status}"));
+    }
+    let time = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+    Ok(Usage {
+        seconds: started.elapsed().as_secs_f64(),
+        cpu_seconds: time(usage.ru_utime) + time(usage.ru_stime),
+        peak_mib: usage.ru_maxrss as f64 / 1024.0,
+    })
+}
