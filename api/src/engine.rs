@@ -78,7 +78,12 @@ async fn supervise(engine: &Arc<Engine>, listen: &str) -> Result<(), String> {
     }
     let weak = Arc::downgrade(engine);
     let routes = Router::new()
-        .route("/metrics", get(|State(engine): State<Shared>| async move { engine.upgrade().map_or_else(String::new, |e| e.metrics().text()) }))
+        .route(
+            "/metrics",
+            get(|State(engine): State<Shared>| async move {
+                engine.upgrade().map_or_else(String::new, |e| e.metrics().text())
+            }),
+        )
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .with_state(weak);
@@ -107,5 +112,9 @@ type Shared = std::sync::Weak<Engine>;
 async fn readyz(State(engine): State<Shared>) -> (StatusCode, String) {
     let Some(engine) = engine.upgrade() else { return (StatusCode::SERVICE_UNAVAILABLE, "ending\n".to_string()) };
     let waiting: Vec<String> = engine.waiting();
-    if waiting.is_empty() { (StatusCode::OK, "ready\n".to_string()) } else { (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", waiting.join("\n"))) }
+    if waiting.is_empty() {
+        (StatusCode::OK, "ready\n".to_string())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", waiting.join("\n")))
+    }
 }

@@ -73,7 +73,11 @@ pub fn run(options: &Options) -> ExitCode {
     match generate(options, || false) {
         Ok(report) if report.failed == 0 => ExitCode::SUCCESS,
         Ok(report) => {
-            eprintln!("TG-KAFKA-WRITE: {} of {} records were not delivered", report.failed, report.sent + report.failed);
+            eprintln!(
+                "TG-KAFKA-WRITE: {} of {} records were not delivered",
+                report.failed,
+                report.sent + report.failed
+            );
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -110,14 +114,21 @@ pub fn generate(options: &Options, stopped: impl Fn() -> bool) -> tidegate_engin
             continue;
         }
         let passed = if options.rate > 0 { elapsed.as_millis() as f64 } else { made as f64 };
-        let event_time = if options.start_time.is_none() && options.rate > 0 { now_ms() } else { first_ms + (passed * options.speed) as i64 };
+        let event_time = if options.start_time.is_none() && options.rate > 0 {
+            now_ms()
+        } else {
+            first_ms + (passed * options.speed) as i64
+        };
         let event = events.next(event_time);
         producer.send(event.key.as_bytes(), &event.payload)?;
         made += 1;
         if !options.quiet && told.elapsed() >= Duration::from_secs(1) {
             told = Instant::now();
             let (sent, failed) = producer.delivered();
-            eprintln!("{made} events, {:.0}/s, {sent} confirmed, {failed} failed", made as f64 / elapsed.as_secs_f64().max(0.001));
+            eprintln!(
+                "{made} events, {:.0}/s, {sent} confirmed, {failed} failed",
+                made as f64 / elapsed.as_secs_f64().max(0.001)
+            );
         }
     }
     producer.flush(Duration::from_secs(60))?;

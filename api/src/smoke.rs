@@ -4,4 +4,6 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 pub struct Options {}
 /// run
-pub fn run(_: Option<&std::path::Path>, _: &Options) -> ExitCode { ExitCode::SUCCESS }
+pub fn run(_: Option<&std::path::Path>, _: &Options) -> ExitCode {
+    ExitCode::SUCCESS
+}

@@ -38,9 +38,15 @@ pub fn run(kafka: &Kafka, postgres: &Postgres, rate: u64, seconds: u64, number: 
     let dir = queries(&topic)?;
     let mut command = Command::new(binary()?);
     command.args(["engine", "--listen", "127.0.0.1:0", "--queries"]).arg(dir.path());
-    command.env("DATABASE_URL", &url).env("KAFKA_BROKERS", kafka.brokers()).env("TIDEGATE_LOG", "warn").stdin(Stdio::null());
+    command
+        .env("DATABASE_URL", &url)
+        .env("KAFKA_BROKERS", kafka.brokers())
+        .env("TIDEGATE_LOG", "warn")
+        .stdin(Stdio::null());
     let mut engine = Process::spawn("engine", &mut command, &dir.path().join("engine.log"), None)?;
-    if !wait_until(Duration::from_secs(30), || postgres.psql(&database, "SELECT count(*) FROM tidegate.progress").is_ok_and(|n| n == PARTITIONS.to_string())) {
+    if !wait_until(Duration::from_secs(30), || {
+        postgres.psql(&database, "SELECT count(*) FROM tidegate.progress").is_ok_and(|n| n == PARTITIONS.to_string())
+    }) {
         return Err("the engine does not start".to_string());
     }
     let stop = Arc::<AtomicBool>::default();
@@ -61,7 +67,13 @@ pub fn run(kafka: &Kafka, postgres: &Postgres, rate: u64, seconds: u64, number: 
     let mut latencies = latencies(&kafka.brokers(), &topic, sent, &seen)?;
     latencies.sort_by(f64::total_cmp);
     let at = |share: f64| latencies.get(((latencies.len() - 1) as f64 * share) as usize).copied();
-    Ok(Run { events_per_s: Some(rate as f64), seconds: seconds as f64, p50_ms: at(0.5), p99_ms: at(0.99), ..Run::default() })
+    Ok(Run {
+        events_per_s: Some(rate as f64),
+        seconds: seconds as f64,
+        p50_ms: at(0.5),
+        p99_ms: at(0.99),
+        ..Run::default()
+    })
 }
 
 /// Sends in steps of two milliseconds; how many.
@@ -88,12 +100,16 @@ fn produce(brokers: &str, topic: &str, rate: u64, seconds: u64) -> Result<u64, S
 type Seen = Vec<Vec<(i64, i64)>>;
 
 fn watch(url: &str, stop: &AtomicBool) -> Result<Seen, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(async {
         let mut session = sqlx::PgConnection::connect(url).await.map_err(|error| error.to_string())?;
         let mut seen: Seen = vec![vec![(0, 0)]; PARTITIONS as usize];
         while !stop.load(Ordering::Relaxed) {
-            let rows = sqlx::query("SELECT part, next_offset FROM tidegate.progress").fetch_all(&mut session).await.map_err(|error| error.to_string())?;
+            let rows = sqlx::query("SELECT part, next_offset FROM tidegate.progress")
+                .fetch_all(&mut session)
+                .await
+                .map_err(|error| error.to_string())?;
             let now = now_us();
             for row in rows {
                 let (part, next): (i32, i64) = (row.get(0), row.get(1));
@@ -124,7 +140,9 @@ fn latencies(brokers: &str, topic: &str, records: u64, seen: &Seen) -> Result<Ve
     consumer.assign(&list).map_err(told)?;
     let mut latencies = Vec::with_capacity(records as usize);
     while latencies.len() < records as usize {
-        let Some(message) = consumer.poll(Duration::from_secs(10)) else { return Err("the topic cannot be read again".to_string()) };
+        let Some(message) = consumer.poll(Duration::from_secs(10)) else {
+            return Err("the topic cannot be read again".to_string());
+        };
         let message = message.map_err(told)?;
         let known = &seen[message.partition() as usize];
         let index = known.partition_point(|(_, next)| *next <= message.offset());

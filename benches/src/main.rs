@@ -86,7 +86,9 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
     let (postgres, kafka) = (Postgres::start()?, Kafka::start("1g")?);
     let mut topics: HashMap<u32, String> = HashMap::new();
     for keys in KEYS {
-        let wanted = |name: &String| name.ends_with(&format!("keys={keys}")) || (keys == 1_000 && ["consume", "floor"].contains(&name.as_str()));
+        let wanted = |name: &String| {
+            name.ends_with(&format!("keys={keys}")) || (keys == 1_000 && ["consume", "floor"].contains(&name.as_str()))
+        };
         if names.iter().any(wanted) {
             eprintln!("filling a topic with {records} records of {keys} keys …");
             topics.insert(keys, topic::fill(&kafka, keys, records)?);
@@ -115,7 +117,8 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
                     latency::run(&kafka, &postgres, 20_000, arguments.seconds, number)?
                 }
                 whole => {
-                    let keys: u32 = whole.rsplit('=').next().and_then(|keys| keys.parse().ok()).ok_or("a row without keys")?;
+                    let keys: u32 =
+                        whole.rsplit('=').next().and_then(|keys| keys.parse().ok()).ok_or("a row without keys")?;
                     whole::run(&kafka, &postgres, &topics[&keys], records, number)?
                 }
             };
@@ -124,9 +127,14 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
         }
     }
     println!("{}", report::table(&rows));
-    println!("\nmedian [min..max] of {} interleaved runs over {records} records; whole is\n{}", arguments.runs, whole::QUERY);
+    println!(
+        "\nmedian [min..max] of {} interleaved runs over {records} records; whole is\n{}",
+        arguments.runs,
+        whole::QUERY
+    );
     if let Some(file) = std::env::var_os("BENCH_JSON") {
-        std::fs::write(&file, format!("{:#}\n", report::json(&rows))).map_err(|error| format!("{}: {error}", file.display()))?;
+        std::fs::write(&file, format!("{:#}\n", report::json(&rows)))
+            .map_err(|error| format!("{}: {error}", file.display()))?;
     }
     Ok(())
 }

@@ -14,7 +14,14 @@ const BATCH: usize = 10_000;
 
 /// Reads partitions `0..partitions` from their start until `records` have come; hands each payload to `take`, and calls
 /// `batch` after each batch, before its payloads go.
-pub fn read(brokers: &str, topic: &str, partitions: i32, records: u64, mut take: impl FnMut(&[u8]), mut batch: impl FnMut()) -> Result<(), String> {
+pub fn read(
+    brokers: &str,
+    topic: &str,
+    partitions: i32,
+    records: u64,
+    mut take: impl FnMut(&[u8]),
+    mut batch: impl FnMut(),
+) -> Result<(), String> {
     let told = |error: rdkafka::error::KafkaError| error.to_string();
     let client: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)

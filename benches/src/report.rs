@@ -65,7 +65,9 @@ pub fn table(rows: &[(String, Vec<Run>)]) -> String {
     for (name, runs) in rows {
         text.push_str(&format!("\n{name:<22}"));
         for (_, figure, digits) in FIGURES {
-            let cell = spread(runs, figure).map_or("-".to_string(), |(min, median, max)| format!("{median:.digits$} [{min:.digits$}..{max:.digits$}]"));
+            let cell = spread(runs, figure).map_or("-".to_string(), |(min, median, max)| {
+                format!("{median:.digits$} [{min:.digits$}..{max:.digits$}]")
+            });
             text.push_str(&format!(" {cell:>26}"));
         }
     }

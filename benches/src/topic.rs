@@ -77,7 +77,12 @@ pub fn producer(brokers: &str) -> Result<ThreadedProducer<DefaultProducerContext
 }
 
 /// Sends one record, waiting while the buffer is full.
-pub fn send(producer: &ThreadedProducer<DefaultProducerContext>, topic: &str, partition: i32, payload: &[u8]) -> Result<(), String> {
+pub fn send(
+    producer: &ThreadedProducer<DefaultProducerContext>,
+    topic: &str,
+    partition: i32,
+    payload: &[u8],
+) -> Result<(), String> {
     let mut record: BaseRecord<'_, (), [u8]> = BaseRecord::to(topic).partition(partition).payload(payload);
     loop {
         match producer.send(record) {
@@ -101,7 +106,11 @@ pub fn fill(kafka: &Kafka, keys: u32, records: u64) -> Result<String, String> {
     }
     producer.flush(Duration::from_secs(120)).map_err(|error| error.to_string())?;
     let total: i64 = kafka.end_offsets(&topic)?.iter().sum();
-    if total == records as i64 { Ok(topic) } else { Err(format!("topic {topic} has {total} records instead of {records}")) }
+    if total == records as i64 {
+        Ok(topic)
+    } else {
+        Err(format!("topic {topic} has {total} records instead of {records}"))
+    }
 }
 
 #[cfg(test)]

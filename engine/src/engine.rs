@@ -26,10 +26,13 @@ impl Engine {
     /// Starts a pipeline for each source that has a view.
     pub fn start(catalog: Catalog, settings: &Settings, runtime: &Handle, until_caught_up: bool) -> Result<Self> {
         if settings.store.url.is_empty() {
-            return Err(Error::configuration("TG-DATABASE-URL", "no database is named").hint("set DATABASE_URL=postgres://user:password@host:5432/database"));
+            return Err(Error::configuration("TG-DATABASE-URL", "no database is named")
+                .hint("set DATABASE_URL=postgres://user:password@host:5432/database"));
         }
         if settings.kafka.brokers.is_empty() {
-            return Err(Error::configuration("TG-KAFKA-BROKERS", "no brokers are named").hint("set KAFKA_BROKERS=host:9092"));
+            return Err(
+                Error::configuration("TG-KAFKA-BROKERS", "no brokers are named").hint("set KAFKA_BROKERS=host:9092")
+            );
         }
         let store = Store::new(&settings.store.url, Duration::from_millis(settings.store.timeout_ms))?;
         let mut engine = Self { threads: Vec::new(), stop: Arc::default(), metrics: Metrics::new()? };
@@ -40,12 +43,22 @@ impl Engine {
             engine.spawn(source, own, settings, &store, runtime, until_caught_up)?;
         }
         if engine.threads.is_empty() {
-            return Err(Error::configuration("TG-QUERIES", "no view is declared").hint("add a CREATE MATERIALIZED VIEW"));
+            return Err(
+                Error::configuration("TG-QUERIES", "no view is declared").hint("add a CREATE MATERIALIZED VIEW")
+            );
         }
         Ok(engine)
     }
 
-    fn spawn(&mut self, source: PlannedSource, views: Vec<Arc<PlannedView>>, settings: &Settings, store: &Store, runtime: &Handle, until_caught_up: bool) -> Result<()> {
+    fn spawn(
+        &mut self,
+        source: PlannedSource,
+        views: Vec<Arc<PlannedView>>,
+        settings: &Settings,
+        store: &Store,
+        runtime: &Handle,
+        until_caught_up: bool,
+    ) -> Result<()> {
         let name = source.source.name.clone();
         if views.is_empty() {
             tracing::warn!(source = name, "has no view and is not read");

@@ -29,17 +29,17 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod batch;
-pub mod kafka;
 pub mod decode;
-pub mod time;
-pub mod sql;
-pub mod view;
-pub mod sink;
-pub mod store;
-pub mod pipeline;
-pub mod recovery;
 pub mod engine;
 pub mod error;
 pub mod failpoint;
+pub mod kafka;
 pub mod metrics;
+pub mod pipeline;
+pub mod recovery;
 pub mod settings;
+pub mod sink;
+pub mod sql;
+pub mod store;
+pub mod time;
+pub mod view;

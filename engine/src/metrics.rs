@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use prometheus::{Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
 
 use crate::error::{Error, Result};
 use crate::store::Commit;
@@ -35,7 +38,9 @@ impl Metrics {
             Ok::<_, prometheus::Error>(made)
         };
         let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-        let seconds = HistogramOpts::new("tidegate_commit_seconds", "Time from sending a commit until its outcome was known.").buckets(buckets);
+        let seconds =
+            HistogramOpts::new("tidegate_commit_seconds", "Time from sending a commit until its outcome was known.")
+                .buckets(buckets);
         let make = || {
             let commit_seconds = HistogramVec::new(seconds, &["pipeline"])?;
             registry.register(Box::new(commit_seconds.clone()))?;
@@ -53,7 +58,10 @@ impl Metrics {
                 closed: counter("tidegate_windows_closed_total", "Windows that became final.", &["view"])?,
                 commits: counter("tidegate_commits_total", "Commits that were sent.", &["pipeline"])?,
                 commit_seconds,
-                watermark: gauge("tidegate_watermark_timestamp_seconds", "The frontier: windows that end at or before it are final.")?,
+                watermark: gauge(
+                    "tidegate_watermark_timestamp_seconds",
+                    "The frontier: windows that end at or before it are final.",
+                )?,
                 ready: gauge("tidegate_pipeline_ready", "1 while this process owns the pipeline and reads.")?,
                 registry: registry.clone(),
             })

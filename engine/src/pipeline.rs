@@ -160,14 +160,18 @@ impl Pipeline {
     fn own(&self) -> Result<()> {
         let name = &self.source.source.name;
         self.runtime.block_on(self.store.migrate())?;
-        let Some(lease) = self.runtime.block_on(Lease::acquire(&self.store, name, || self.stopped()))? else { return Ok(()) };
+        let Some(lease) = self.runtime.block_on(Lease::acquire(&self.store, name, || self.stopped()))? else {
+            return Ok(());
+        };
         let lease = Arc::new(lease);
         loop {
             let mut running = recovery::recover(self, &lease)?;
             self.metrics.ready.set(1);
             match self.work(&mut running)? {
                 Ended::Stopped => return Ok(()),
-                Ended::Recover => tracing::warn!(pipeline = name, "memory does not fit the database any more; recovering from it"),
+                Ended::Recover => {
+                    tracing::warn!(pipeline = name, "memory does not fit the database any more; recovering from it")
+                }
             }
         }
     }
@@ -179,8 +183,10 @@ impl Pipeline {
         loop {
             let epoch = self.gather(running, in_flight.as_ref())?;
             if let Some(commit) = in_flight.take() {
-                let (writer, settled) =
-                    self.runtime.block_on(commit).map_err(|error| Error::bug(format!("the commit's task ended: {error}")))?;
+                let (writer, settled) = self
+                    .runtime
+                    .block_on(commit)
+                    .map_err(|error| Error::bug(format!("the commit's task ended: {error}")))?;
                 running.writer = Some(writer);
                 if settled? == Settled::Aborted {
                     return Ok(Ended::Recover);
@@ -233,7 +239,8 @@ impl Pipeline {
                     if left.is_zero() && landed {
                         return Ok(epoch);
                     }
-                    let wait = if left.is_zero() { Duration::from_millis(1) } else { left.min(Duration::from_millis(10)) };
+                    let wait =
+                        if left.is_zero() { Duration::from_millis(1) } else { left.min(Duration::from_millis(10)) };
                     running.reader.read(wait, CHUNK_RECORDS_MAX)?
                 }
             };
@@ -253,7 +260,10 @@ impl Pipeline {
                 Event::Record(record) => {
                     let partition = partition(&mut running.partitions, record.partition)?;
                     if record.offset < partition.position {
-                        return Err(Error::bug(format!("offset {} of partition {} was read before", record.offset, record.partition)));
+                        return Err(Error::bug(format!(
+                            "offset {} of partition {} was read before",
+                            record.offset, record.partition
+                        )));
                     }
                     partition.position = record.offset + 1;
                     partition.at_end = false;
@@ -268,7 +278,9 @@ impl Pipeline {
                     partition.at_end = true;
                     partition.quiet.at_end(clock::now());
                 }
-                Event::Failed { partition, code, message } => return Err(self.unreadable(running, partition, code, &message)),
+                Event::Failed { partition, code, message } => {
+                    return Err(self.unreadable(running, partition, code, &message));
+                }
             }
         }
         failpoint::hit("read")?;
@@ -293,7 +305,13 @@ impl Pipeline {
             return named;
         }
         let source = &self.source.source;
-        Error::wait("TG-KAFKA-READ", format!("source {}: partition {partition} of {} cannot be read: {code}: {message}", source.name, source.options.topic))
+        Error::wait(
+            "TG-KAFKA-READ",
+            format!(
+                "source {}: partition {partition} of {} cannot be read: {code}: {message}",
+                source.name, source.options.topic
+            ),
+        )
     }
 
     /// Takes quiet partitions out of the frontier, once the broker confirms that there is nothing to read.
@@ -341,7 +359,8 @@ impl Pipeline {
             }
         }
         failpoint::hit("aggregated")?;
-        let pieces = if checkpoint { Some(checkpoint_pieces(&mut running.views, seq, running.resets_state)?) } else { None };
+        let pieces =
+            if checkpoint { Some(checkpoint_pieces(&mut running.views, seq, running.resets_state)?) } else { None };
         for view in &mut views {
             view.pieces = running.views[view.view].pieces();
         }
@@ -390,12 +409,15 @@ impl Pipeline {
     /// Pauses partitions that lead too far, so that catching up opens few windows. Those at their end hold nobody up.
     fn balance(&self, running: &mut Running) -> Result<()> {
         let drift = i64::try_from(self.source.source.options.max_drift.as_micros()).unwrap_or(i64::MAX);
-        let marks = running.partitions.iter().filter(|p| !p.quiet.is_idle() && !p.at_end).map(|p| running.watermarks.of(p.id));
+        let marks =
+            running.partitions.iter().filter(|p| !p.quiet.is_idle() && !p.at_end).map(|p| running.watermarks.of(p.id));
         let slowest = marks.min().unwrap_or(time::NONE);
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for partition in &mut running.partitions {
             let leads = slowest != time::NONE && running.watermarks.of(partition.id) > slowest.saturating_add(drift);
-            if leads != partition.paused {
+            // At its end it must not be paused: the client counts the end as a record that was read, and would resume
+            // behind the next one (docs/decisions/0005-batch-consumption.md).
+            if leads != partition.paused && !(leads && partition.at_end) {
                 partition.paused = leads;
                 partition.quiet.not_polled();
                 if leads { &mut pause } else { &mut resume }.push(partition.id);
@@ -416,7 +438,12 @@ impl Pipeline {
         for view in &running.views {
             view.digest(&mut hasher)?;
         }
-        tracing::info!(pipeline = self.source.source.name, seq = running.seq, "state digest={}", hasher.finalize().to_hex());
+        tracing::info!(
+            pipeline = self.source.source.name,
+            seq = running.seq,
+            "state digest={}",
+            hasher.finalize().to_hex()
+        );
         Ok(())
     }
 }
@@ -444,7 +471,8 @@ fn moves(running: &Running, checkpoint: bool) -> Vec<Move> {
     let mut moves = Vec::new();
     for partition in &running.partitions {
         let watermark = running.watermarks.of(partition.id);
-        let (rebuild_from, rebuild_watermark) = needs.get(&partition.id).copied().unwrap_or((partition.position, watermark));
+        let (rebuild_from, rebuild_watermark) =
+            needs.get(&partition.id).copied().unwrap_or((partition.position, watermark));
         let idle = partition.quiet.is_idle();
         if checkpoint || partition.position != partition.committed || (idle, rebuild_from) != partition.stored {
             moves.push(Move {
@@ -461,5 +489,8 @@ fn moves(running: &Running, checkpoint: bool) -> Vec<Move> {
 
 fn partition(partitions: &mut [Partition], id: i32) -> Result<&mut Partition> {
     let count = partitions.len();
-    usize::try_from(id).ok().and_then(|index| partitions.get_mut(index)).ok_or_else(|| Error::bug(format!("partition {id} is not among {count}")))
+    usize::try_from(id)
+        .ok()
+        .and_then(|index| partitions.get_mut(index))
+        .ok_or_else(|| Error::bug(format!("partition {id} is not among {count}")))
 }

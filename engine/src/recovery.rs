@@ -62,7 +62,16 @@ pub fn recover(pipeline: &Pipeline, lease: &Arc<Lease>) -> Result<Running> {
     let mut decoder = Decoder::new(&pipeline.source)?;
     let starts: Vec<(i32, i64)> = from.iter().map(|(partition, offset, _)| (*partition, *offset)).collect();
     let known = pipeline.runtime.block_on(session.future_rejects(name, &starts))?;
-    replay(pipeline, open(count as usize)?, &mut decoder, &mut watermarks, &mut views, &stored, &starts, &known.into_iter().collect())?;
+    replay(
+        pipeline,
+        open(count as usize)?,
+        &mut decoder,
+        &mut watermarks,
+        &mut views,
+        &stored,
+        &starts,
+        &known.into_iter().collect(),
+    )?;
     for view in &mut views {
         view.recovered(stored.seq)?;
         view.close(stored.frontier);
@@ -121,7 +130,10 @@ fn begin_new_partitions(pipeline: &Pipeline, session: &Session, stored: &mut Sto
         if !first_start && bounds.low > 0 {
             return Err(lost(pipeline, partition, 0, bounds.low));
         }
-        starts.push((partition, start_offset(pipeline.source.source.options.startup, first_start, bounds.low, bounds.high)));
+        starts.push((
+            partition,
+            start_offset(pipeline.source.source.options.startup, first_start, bounds.low, bounds.high),
+        ));
     }
     if starts.is_empty() {
         return Ok(());
@@ -177,7 +189,8 @@ fn compare(pipeline: &Pipeline, partition: i32, position: i64, bounds: Option<&B
 
 /// Compares the running pipeline with its topic: is it the same one, is all there, are there new partitions?
 pub fn verify(pipeline: &Pipeline, running: &mut Running) -> Result<()> {
-    let quietly = |error: Error| if error.kind == Kind::Wait { tracing::debug!("{error}") } else { tracing::warn!("{error}") };
+    let quietly =
+        |error: Error| if error.kind == Kind::Wait { tracing::debug!("{error}") } else { tracing::warn!("{error}") };
     let (count, id) = match (running.reader.partitions(), running.reader.topic_id()) {
         (Ok(count), Ok(id)) => (count, id),
         (Err(error), _) | (_, Err(error)) => {
@@ -201,7 +214,10 @@ pub fn verify(pipeline: &Pipeline, running: &mut Running) -> Result<()> {
         }
     }
     if count as usize > running.partitions.len() {
-        return Err(Error::wait("TG-PARTITIONS-ADDED", format!("pipeline {name}: its topic has {count} partitions now; taking them in")));
+        return Err(Error::wait(
+            "TG-PARTITIONS-ADDED",
+            format!("pipeline {name}: its topic has {count} partitions now; taking them in"),
+        ));
     }
     Ok(())
 }
@@ -216,14 +232,27 @@ fn open_views(pipeline: &Pipeline, session: &Session, stored: &Stored) -> Result
         let known = stored.views.iter().find(|view| view.view == plan.name);
         let floor = match known {
             Some(known) if known.fingerprint != plan.fingerprint => {
-                return Err(Error::decide("TG-QUERY-CHANGED", format!("view {} is not the query that made its table", plan.name))
-                    .hint("choose: restore the query and its source; or give the view a new name"));
+                return Err(Error::decide(
+                    "TG-QUERY-CHANGED",
+                    format!("view {} is not the query that made its table", plan.name),
+                )
+                .hint("choose: restore the query and its source; or give the view a new name"));
             }
             Some(known) => known.floor,
             None => {
-                pipeline.runtime.block_on(session.begin_view(&source.name, &plan.name, &plan.fingerprint, floor_of_new))?;
+                pipeline.runtime.block_on(session.begin_view(
+                    &source.name,
+                    &plan.name,
+                    &plan.fingerprint,
+                    floor_of_new,
+                ))?;
                 if floor_of_new != time::NONE {
-                    tracing::info!(pipeline = source.name, view = plan.name, "added: publishes windows that start after {}", time::clock::rfc3339(floor_of_new));
+                    tracing::info!(
+                        pipeline = source.name,
+                        view = plan.name,
+                        "added: publishes windows that start after {}",
+                        time::clock::rfc3339(floor_of_new)
+                    );
                 }
                 floor_of_new
             }
@@ -233,7 +262,11 @@ fn open_views(pipeline: &Pipeline, session: &Session, stored: &Stored) -> Result
     }
     for known in &stored.views {
         if !pipeline.views.iter().any(|plan| plan.name == known.view) {
-            tracing::warn!(pipeline = source.name, view = known.view, "is not declared any more; its table and its state stay as they are");
+            tracing::warn!(
+                pipeline = source.name,
+                view = known.view,
+                "is not declared any more; its table and its state stay as they are"
+            );
         }
     }
     Ok(views)
@@ -242,29 +275,57 @@ fn open_views(pipeline: &Pipeline, session: &Session, stored: &Stored) -> Result
 /// Where each partition's replay begins, with the watermark there; and whether that is a rebuild.
 type Starts = (Vec<(i32, i64, i64)>, bool);
 
-fn load(pipeline: &Pipeline, session: &Session, stored: &Stored, views: &mut Vec<View>, bounds: &[Bounds]) -> Result<Starts> {
+fn load(
+    pipeline: &Pipeline,
+    session: &Session,
+    stored: &Stored,
+    views: &mut Vec<View>,
+    bounds: &[Bounds],
+) -> Result<Starts> {
     let source = &pipeline.source.source;
     let low = |partition: i32| bounds.get(partition as usize).map_or(i64::MAX, |bounds| bounds.low);
     let pieces = pipeline.runtime.block_on(session.load_state(&source.name))?;
     let unusable = match usable(stored, views, pieces) {
         Ok(pieces) => {
-            let needs: Needs = stored.partitions.iter().map(|p| (p.partition, (p.rebuild_from, p.rebuild_watermark))).collect();
+            let needs: Needs =
+                stored.partitions.iter().map(|p| (p.partition, (p.rebuild_from, p.rebuild_watermark))).collect();
             for (view, window_start, groups, seq) in pieces {
                 views[view].load(window_start, groups, seq)?;
             }
             for view in views.iter_mut() {
                 view.assume_needs(&needs);
             }
-            if let Some(p) = stored.partitions.iter().find(|p| p.checkpoint_offset < low(p.partition) && p.checkpoint_offset < p.next_offset) {
-                return Err(gone(pipeline, "to replay what came after the last checkpoint", p.partition, p.checkpoint_offset, low(p.partition)));
+            if let Some(p) = stored
+                .partitions
+                .iter()
+                .find(|p| p.checkpoint_offset < low(p.partition) && p.checkpoint_offset < p.next_offset)
+            {
+                return Err(gone(
+                    pipeline,
+                    "to replay what came after the last checkpoint",
+                    p.partition,
+                    p.checkpoint_offset,
+                    low(p.partition),
+                ));
             }
-            return Ok((stored.partitions.iter().map(|p| (p.partition, p.checkpoint_offset, p.checkpoint_watermark)).collect(), false));
+            return Ok((
+                stored.partitions.iter().map(|p| (p.partition, p.checkpoint_offset, p.checkpoint_watermark)).collect(),
+                false,
+            ));
         }
         Err(why) => why,
     };
     tracing::warn!(pipeline = source.name, "the state cannot be used: {unusable}; rebuilding it from the log");
-    if let Some(p) = stored.partitions.iter().find(|p| p.rebuild_from < low(p.partition) && p.rebuild_from < p.next_offset) {
-        return Err(gone(pipeline, &format!("to rebuild the state of open windows ({unusable})"), p.partition, p.rebuild_from, low(p.partition)));
+    if let Some(p) =
+        stored.partitions.iter().find(|p| p.rebuild_from < low(p.partition) && p.rebuild_from < p.next_offset)
+    {
+        return Err(gone(
+            pipeline,
+            &format!("to rebuild the state of open windows ({unusable})"),
+            p.partition,
+            p.rebuild_from,
+            low(p.partition),
+        ));
     }
     // Floors stay; everything else begins anew.
     let mut fresh = Vec::new();
@@ -294,7 +355,8 @@ fn usable(stored: &Stored, views: &[View], pieces: Vec<FoundPiece>) -> Result<Ve
     if stored.checkpoint_seq > 0 && stored.state_version != STATE_VERSION {
         return Err(format!("it was written as version {:?}, and this is {STATE_VERSION:?}", stored.state_version));
     }
-    let index: BTreeMap<&str, usize> = views.iter().enumerate().map(|(index, view)| (view.plan().name.as_str(), index)).collect();
+    let index: BTreeMap<&str, usize> =
+        views.iter().enumerate().map(|(index, view)| (view.plan().name.as_str(), index)).collect();
     let mut found = vec![0i64; views.len()];
     let mut usable = Vec::new();
     for piece in pieces {
@@ -357,7 +419,10 @@ fn replay(
                 }
                 Event::End { partition, offset } => (partition, offset),
                 Event::Failed { partition, code, message } => {
-                    return Err(Error::wait("TG-KAFKA-READ", format!("partition {partition} cannot be replayed: {code}: {message}")));
+                    return Err(Error::wait(
+                        "TG-KAFKA-READ",
+                        format!("partition {partition} cannot be replayed: {code}: {message}"),
+                    ));
                 }
             };
             if position >= until[&partition] {
@@ -366,7 +431,10 @@ fn replay(
         }
         if records.is_empty() {
             if time::clock::now().duration_since(quiet_since) > Duration::from_secs(30) {
-                return Err(Error::wait("TG-KAFKA-READ", format!("no record came for 30 s while replaying partitions {:?}", open.keys())));
+                return Err(Error::wait(
+                    "TG-KAFKA-READ",
+                    format!("no record came for 30 s while replaying partitions {:?}", open.keys()),
+                ));
             }
             continue;
         }
@@ -384,7 +452,10 @@ fn replay(
         if mark != partition.watermark {
             return Err(Error::decide(
                 "TG-REPLAY-DIFFERS",
-                format!("pipeline {}: partition {} replays to another watermark than it had", pipeline.source.source.name, partition.partition),
+                format!(
+                    "pipeline {}: partition {} replays to another watermark than it had",
+                    pipeline.source.source.name, partition.partition
+                ),
             )
             .hint("the log has changed below the committed offsets; is the topic compacted?"));
         }

@@ -108,17 +108,24 @@ impl Settings {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         figment = match file {
             Some(file) if !file.is_file() => {
-                return Err(Error::configuration("TG-SETTING", format!("there is no settings file {}", file.display())));
+                return Err(Error::configuration(
+                    "TG-SETTING",
+                    format!("there is no settings file {}", file.display()),
+                ));
             }
             Some(file) => figment.merge(Toml::file(file)),
             None => figment.merge(Toml::file("tidegate.toml")),
         };
-        let mut settings: Self = figment.merge(Env::prefixed("TIDEGATE__").split("__")).extract().map_err(|errors| {
-            let told: Vec<String> = errors.into_iter().map(|error| error.to_string()).collect();
-            Error::configuration("TG-SETTING", told.join("; "))
-                .hint("sections are engine, store, kafka; what can change an answer stands in a source's or view's WITH")
-        })?;
-        for (variable, place) in [("DATABASE_URL", &mut settings.store.url), ("KAFKA_BROKERS", &mut settings.kafka.brokers)] {
+        let mut settings: Self =
+            figment.merge(Env::prefixed("TIDEGATE__").split("__")).extract().map_err(|errors| {
+                let told: Vec<String> = errors.into_iter().map(|error| error.to_string()).collect();
+                Error::configuration("TG-SETTING", told.join("; ")).hint(
+                    "sections are engine, store, kafka; what can change an answer stands in a source's or view's WITH",
+                )
+            })?;
+        for (variable, place) in
+            [("DATABASE_URL", &mut settings.store.url), ("KAFKA_BROKERS", &mut settings.kafka.brokers)]
+        {
             if place.is_empty()
                 && let Ok(value) = std::env::var(variable)
             {
@@ -126,7 +133,9 @@ impl Settings {
             }
         }
         if !settings.test.enabled && !settings.test.failpoints.is_empty() {
-            return Err(Error::configuration("TG-SETTING", "test.failpoints is set, and this is no test").hint("leave it out"));
+            return Err(
+                Error::configuration("TG-SETTING", "test.failpoints is set, and this is no test").hint("leave it out")
+            );
         }
         Ok(settings)
     }

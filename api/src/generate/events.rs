@@ -94,7 +94,15 @@ impl Events {
 }
 
 /// An event's JSON. Money is cents, so that no float rounds it.
-pub fn donation_or_other(id: &str, ts: &str, kind: &str, stream: &str, user: &str, len: Option<u32>, cents: Option<u32>) -> String {
+pub fn donation_or_other(
+    id: &str,
+    ts: &str,
+    kind: &str,
+    stream: &str,
+    user: &str,
+    len: Option<u32>,
+    cents: Option<u32>,
+) -> String {
     let len = len.map_or("null".to_string(), |len| len.to_string());
     let amount = cents.map_or("null".to_string(), |cents| format!("{}.{:02}", cents / 100, cents % 100));
     format!(
@@ -111,11 +119,15 @@ fn broken(class: u32, id: &str, ts: &str, stream: &str) -> String {
     match class {
         0 => "this is no JSON".to_string(),
         1 => format!(r#"{{"event_id":"{id}","ts":"{ts}","stream_id":"#),
-        2 => format!(r#"{{"event_id":"{id}","ts":"{ts}","event_type":"donation","stream_id":"{stream}","amount_usd":"much"}}"#),
+        2 => format!(
+            r#"{{"event_id":"{id}","ts":"{ts}","event_type":"donation","stream_id":"{stream}","amount_usd":"much"}}"#
+        ),
         3 => format!(r#"{{"event_id":"{id}","ts":"{ts}","event_type":"chat_message","message_len":3}}"#),
         4 => format!(r#"{{"event_id":"{id}","ts":null,"event_type":"chat_message","stream_id":"{stream}"}}"#),
         5 => String::new(),
-        _ => format!(r#"{{"event_id":"{id}","ts":"{ts}","stream_id":"{stream}"}} {{"event_id":"{id}-2","ts":"{ts}","stream_id":"{stream}"}}"#),
+        _ => format!(
+            r#"{{"event_id":"{id}","ts":"{ts}","stream_id":"{stream}"}} {{"event_id":"{id}-2","ts":"{ts}","stream_id":"{stream}"}}"#
+        ),
     }
 }
 
@@ -125,7 +137,8 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_events() {
-        let shape = Shape { streams: 5, users: 9, disorder_ms: 1000, late_per_mille: 100, broken_per_mille: 100, seed: 7 };
+        let shape =
+            Shape { streams: 5, users: 9, disorder_ms: 1000, late_per_mille: 100, broken_per_mille: 100, seed: 7 };
         let some = |shape: &Shape| {
             let mut events = Events::new(shape.clone());
             (0..1000).map(|i| events.next(1_700_000_000_000 + i)).collect::<Vec<_>>()

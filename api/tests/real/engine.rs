@@ -84,7 +84,11 @@ impl<'a> Engine<'a> {
     pub fn stop(&mut self) {
         self.signal(libc::SIGTERM);
         let status = self.process().wait(Duration::from_secs(20));
-        assert!(status.is_some_and(|status| status.success()), "the engine did not end well: {status:?}\n{}", self.tail());
+        assert!(
+            status.is_some_and(|status| status.success()),
+            "the engine did not end well: {status:?}\n{}",
+            self.tail()
+        );
     }
 
     /// Waits for an end by itself; the exit code.
@@ -117,7 +121,11 @@ impl<'a> Engine<'a> {
     }
 
     pub fn wait_log(&self, text: &str, limit: Duration) {
-        assert!(wait_until(limit, || self.log().contains(text)), "no {text:?} in the log within {limit:?}:\n{}", self.tail());
+        assert!(
+            wait_until(limit, || self.log().contains(text)),
+            "no {text:?} in the log within {limit:?}:\n{}",
+            self.tail()
+        );
     }
 }
 

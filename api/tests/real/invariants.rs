@@ -15,7 +15,9 @@ pub fn prepare(world: &World<'_>) {
 
 /// I1 to I5, I7 and I8; `when` names the moment for the message.
 pub fn check(world: &World<'_>, when: &str) {
-    let none = |name: &str, text: String| assert!(text.is_empty(), "{when}: {name} does not hold in {}:\n{text}", world.database);
+    let none = |name: &str, text: String| {
+        assert!(text.is_empty(), "{when}: {name} does not hold in {}:\n{text}", world.database)
+    };
     none("I1 prefix (rows)", oracle::difference(world));
     none("I4 accounting (dead letters)", oracle::dead_letter_difference(world));
     none("I2 monotone, I8 final", world.sql("SELECT * FROM oracle.violations LIMIT 5"));
@@ -88,10 +90,17 @@ pub fn check_restart(world: &World<'_>) {
     let mut digests = Vec::new();
     for _ in 0..2 {
         let mut engine = world.engine().start();
-        assert!(wait_until(std::time::Duration::from_secs(20), || engine.log().contains("state digest=")), "{}", engine.tail());
+        assert!(
+            wait_until(std::time::Duration::from_secs(20), || engine.log().contains("state digest=")),
+            "{}",
+            engine.tail()
+        );
         engine.stop();
         digests.extend(crate::engine::digests(&engine.log()));
     }
     assert_eq!(before, seen(), "I14: a restart without input has changed something");
-    assert!(digests.len() >= 2 && digests.iter().all(|digest| *digest == digests[0]), "I9: digests differ: {digests:?}");
+    assert!(
+        digests.len() >= 2 && digests.iter().all(|digest| *digest == digests[0]),
+        "I9: digests differ: {digests:?}"
+    );
 }

@@ -10,8 +10,24 @@ use crate::world::{World, shared};
 const ONCE: [&str; 3] = ["takeover", "recover-loaded", "shutdown"];
 
 const POINTS: [&str; 18] = [
-    "read", "decoded", "aggregated", "begun", "fenced", "upserted", "dead-letters", "progress", "commit-unsent", "commit-sent", "commit-acked",
-    "memory-advanced", "state", "checkpoint-merged", "replay-mid", "recover-loaded", "takeover", "shutdown",
+    "read",
+    "decoded",
+    "aggregated",
+    "begun",
+    "fenced",
+    "upserted",
+    "dead-letters",
+    "progress",
+    "commit-unsent",
+    "commit-sent",
+    "commit-acked",
+    "memory-advanced",
+    "state",
+    "checkpoint-merged",
+    "replay-mid",
+    "recover-loaded",
+    "takeover",
+    "shutdown",
 ];
 
 fn kill_at(world: &World<'_>, point: &str, hit: u32) -> bool {
@@ -23,7 +39,8 @@ fn kill_at(world: &World<'_>, point: &str, hit: u32) -> bool {
         }
     }
     let on = if ONCE.contains(&point) { 1 } else { hit };
-    let mut engine = world.engine().failpoint(&format!("{point}=kill@{on}")).set("TIDEGATE__ENGINE__EPOCH_MS", "10").start();
+    let mut engine =
+        world.engine().failpoint(&format!("{point}=kill@{on}")).set("TIDEGATE__ENGINE__EPOCH_MS", "10").start();
     if point == "shutdown" {
         engine.wait_log("state digest=", Duration::from_secs(20));
         world.wait_progress(Duration::from_secs(20));
@@ -62,7 +79,12 @@ fn a_kill_at_any_point_changes_no_answer() {
         }
         table.push(row);
     }
-    println!("{:>18}  {}\n{}", "point", hits.iter().map(|hit| format!("hit {hit:<3}")).collect::<Vec<_>>().join("  "), table.join("\n"));
+    println!(
+        "{:>18}  {}\n{}",
+        "point",
+        hits.iter().map(|hit| format!("hit {hit:<3}")).collect::<Vec<_>>().join("  "),
+        table.join("\n")
+    );
     assert!(!table.iter().any(|row| row.contains("MISSED")), "a point was not reached");
     drop(_load);
     Engine::run_to_end(&world);

@@ -86,7 +86,8 @@ pub fn load(world: &World<'_>) {
     let mut list = TopicPartitionList::new();
     let mut open = 0;
     for (partition, end) in ends.iter().enumerate() {
-        let from = known.lines().find_map(|line| line.strip_prefix(&format!("{partition} "))?.parse().ok()).unwrap_or(0i64);
+        let from =
+            known.lines().find_map(|line| line.strip_prefix(&format!("{partition} "))?.parse().ok()).unwrap_or(0i64);
         if from < *end {
             list.add_partition_offset(&world.topic, partition as i32, Offset::Offset(from)).expect("offset");
             open += 1;

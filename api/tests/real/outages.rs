@@ -31,9 +31,17 @@ fn postgres_and_kafka_may_be_killed_under_load() {
             }
             world.wait_progress(Duration::from_secs(40));
         });
-        if round % 2 == 0 { servers.postgres.kill9() } else { servers.kafka.kill9() }
+        if round % 2 == 0 {
+            servers.postgres.kill9()
+        } else {
+            servers.kafka.kill9()
+        }
         std::thread::sleep(Duration::from_millis(700));
-        if round % 2 == 0 { servers.postgres.restart().expect("restarts") } else { servers.kafka.restart().expect("restarts") }
+        if round % 2 == 0 {
+            servers.postgres.restart().expect("restarts")
+        } else {
+            servers.kafka.restart().expect("restarts")
+        }
     }
     world.with(&servers, |world| {
         world.wait_progress(Duration::from_secs(40));
@@ -56,7 +64,12 @@ struct WorldParts {
 
 impl WorldParts {
     fn with<T>(&mut self, servers: &Servers, act: impl FnOnce(&World<'_>) -> T) -> T {
-        let world = World { servers, topic: self.topic.clone(), database: self.database.clone(), dir: self.dir.take().expect("a directory") };
+        let world = World {
+            servers,
+            topic: self.topic.clone(),
+            database: self.database.clone(),
+            dir: self.dir.take().expect("a directory"),
+        };
         let result = act(&world);
         self.dir = Some(world.dir);
         result
@@ -74,13 +87,22 @@ fn a_lost_answer_to_commit_is_resolved_and_counted_once() {
     let mut engine = Engine::new(&world, &url).start();
     engine.wait_log("took over", Duration::from_secs(20));
     proxy.lose_commit_answers(7);
-    assert!(wait_until(Duration::from_secs(60), || proxy.lost() >= 25), "only {} answers were lost:\n{}", proxy.lost(), engine.tail());
+    assert!(
+        wait_until(Duration::from_secs(60), || proxy.lost() >= 25),
+        "only {} answers were lost:\n{}",
+        proxy.lost(),
+        engine.tail()
+    );
     proxy.lose_commit_answers(0);
     drop(load);
     world.wait_committed(Duration::from_secs(30));
     engine.stop();
     let unknown = invariants::check_unknowns(&engine.log());
-    println!("{} answers lost, {unknown} outcomes unknown, {} found committed", proxy.lost(), engine.log().matches("resolved=committed").count());
+    println!(
+        "{} answers lost, {unknown} outcomes unknown, {} found committed",
+        proxy.lost(),
+        engine.log().matches("resolved=committed").count()
+    );
     assert!(unknown >= 20, "only {unknown} outcomes were unknown");
     invariants::check(&world, "after lost answers");
     invariants::check_restart(&world);

@@ -15,7 +15,8 @@ fn kills_at_random_times_change_no_answer() {
     let world = World::new(&servers, "random-kills");
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let kills: u64 = number("TIDEGATE_TEST_KILLS").unwrap_or(25);
-    let seed = number("TIDEGATE_TEST_SEED").unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
+    let seed =
+        number("TIDEGATE_TEST_SEED").unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
     println!("TIDEGATE_TEST_SEED={seed} TIDEGATE_TEST_KILLS={kills}");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     invariants::prepare(&world);

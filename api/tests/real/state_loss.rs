@@ -84,12 +84,16 @@ fn a_topic_that_was_made_again_stops_the_pipeline() {
 }
 
 fn stops_with(world: &World<'_>, code: &str) {
-    let rows = || world.sql("SELECT count(*), md5(string_agg(t::text, '' ORDER BY t::text)) FROM stream_metrics_minute t");
+    let rows =
+        || world.sql("SELECT count(*), md5(string_agg(t::text, '' ORDER BY t::text)) FROM stream_metrics_minute t");
     let before = rows();
     let mut engine = world.engine().start();
     assert_eq!(engine.code(Duration::from_secs(30)), Some(1), "{}", engine.tail());
     let log = engine.log();
     let last = log.lines().last().unwrap_or_default();
-    assert!(last.contains(code) && last.contains("choose") || last.contains(code) && last.contains("new names"), "{last}");
+    assert!(
+        last.contains(code) && last.contains("choose") || last.contains(code) && last.contains("new names"),
+        "{last}"
+    );
     assert_eq!(before, rows());
 }

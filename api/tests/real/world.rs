@@ -73,7 +73,8 @@ impl<'a> World<'a> {
         servers.kafka.create_topic(&topic, 4, &[]).expect("topic");
         servers.postgres.create_database(&database).expect("database");
         let world = Self { servers, topic, database, dir: TempDir::new(name).expect("directory") };
-        let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../queries/stream_metrics.sql")).expect("example");
+        let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../queries/stream_metrics.sql"))
+            .expect("example");
         world.write_query("example.sql", &example.replace("${STREAM_EVENTS_TOPIC:-stream.events}", &world.topic));
         world
     }
@@ -142,7 +143,10 @@ impl<'a> World<'a> {
 
     /// Offsets that are committed, all partitions together.
     pub fn committed(&self) -> i64 {
-        self.try_sql("SELECT coalesce(sum(next_offset), 0) FROM tidegate.progress").ok().and_then(|n| n.parse().ok()).unwrap_or(0)
+        self.try_sql("SELECT coalesce(sum(next_offset), 0) FROM tidegate.progress")
+            .ok()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0)
     }
 
     /// Waits for more commits than there are now.

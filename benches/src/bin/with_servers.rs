@@ -16,7 +16,9 @@ fn main() -> ExitCode {
 
 fn run() -> Result<u8> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--").collect();
-    let Some((program, rest)) = arguments.split_first() else { return Err("usage: with-servers COMMAND …".to_string()) };
+    let Some((program, rest)) = arguments.split_first() else {
+        return Err("usage: with-servers COMMAND …".to_string());
+    };
     eprintln!("starting Postgres and Kafka …");
     let postgres = Postgres::start()?;
     let kafka = Kafka::start("512m")?;

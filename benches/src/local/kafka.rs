@@ -75,7 +75,8 @@ impl Kafka {
              group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n",
             data.display()
         );
-        std::fs::write(dir.path().join("server.properties"), properties).map_err(|error| format!("cannot configure Kafka: {error}"))?;
+        std::fs::write(dir.path().join("server.properties"), properties)
+            .map_err(|error| format!("cannot configure Kafka: {error}"))?;
         let mut kafka = Self { process: None, dir, jars, port, heap: heap.to_string() };
         let id = kafka.tool(&["random-uuid"])?;
         kafka.tool(&["format", "-t", id.trim(), "-c", "server.properties"])?;
@@ -85,13 +86,21 @@ impl Kafka {
 
     fn java(&self) -> Command {
         let mut command = Command::new("java");
-        command.current_dir(self.dir.path()).arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn").arg("-XX:+UseSerialGC");
+        command
+            .current_dir(self.dir.path())
+            .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+            .arg("-XX:+UseSerialGC");
         command.args(["-cp", &format!("{}/*", self.jars.display())]);
         command
     }
 
     fn tool(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.java().arg("kafka.tools.StorageTool").args(arguments).output().map_err(|error| format!("cannot start java: {error}"))?;
+        let output = self
+            .java()
+            .arg("kafka.tools.StorageTool")
+            .args(arguments)
+            .output()
+            .map_err(|error| format!("cannot start java: {error}"))?;
         if !output.status.success() {
             return Err(format!("Kafka's storage tool failed: {}", String::from_utf8_lossy(&output.stderr)));
         }
@@ -145,10 +154,15 @@ impl Kafka {
         config
     }
 
-    fn admin<T>(&self, what: &str, ask: impl AsyncFnOnce(AdminClient<DefaultClientContext>, AdminOptions) -> std::result::Result<T, String>) -> Result<T> {
+    fn admin<T>(
+        &self,
+        what: &str,
+        ask: impl AsyncFnOnce(AdminClient<DefaultClientContext>, AdminOptions) -> std::result::Result<T, String>,
+    ) -> Result<T> {
         let admin = self.config().create().map_err(|error| format!("{what}: {error}"))?;
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
         runtime.block_on(ask(admin, options)).map_err(|error| format!("{what}: {error}"))
     }
 
@@ -162,7 +176,9 @@ impl Kafka {
             let made = admin.create_topics([&wanted], &options).await.map_err(|error| error.to_string())?;
             made.into_iter().try_for_each(|result| result.map(|_| ()).map_err(|(_, code)| code.to_string()))
         })?;
-        let ready = wait_until(Duration::from_secs(20), || self.end_offsets(topic).is_ok_and(|ends| ends.len() == partitions as usize));
+        let ready = wait_until(Duration::from_secs(20), || {
+            self.end_offsets(topic).is_ok_and(|ends| ends.len() == partitions as usize)
+        });
         if ready { Ok(()) } else { Err(format!("topic {topic} does not appear")) }
     }
 
@@ -178,7 +194,11 @@ impl Kafka {
     /// Adds partitions up to this number.
     pub fn grow_topic(&self, topic: &str, partitions: usize) -> Result<()> {
         self.admin(&format!("growing topic {topic}"), async |admin, options| {
-            admin.create_partitions(&[NewPartitions::new(topic, partitions)], &options).await.map(|_| ()).map_err(|error| error.to_string())
+            admin
+                .create_partitions(&[NewPartitions::new(topic, partitions)], &options)
+                .await
+                .map(|_| ())
+                .map_err(|error| error.to_string())
         })
     }
 
@@ -196,10 +216,16 @@ impl Kafka {
         let client: BaseConsumer = self.config().create().map_err(|error| error.to_string())?;
         let limit = Duration::from_secs(5);
         let metadata = client.fetch_metadata(Some(topic), limit).map_err(|error| error.to_string())?;
-        let partitions = metadata.topics().first().filter(|topic| topic.error().is_none()).map_or(0, |topic| topic.partitions().len());
+        let partitions = metadata
+            .topics()
+            .first()
+            .filter(|topic| topic.error().is_none())
+            .map_or(0, |topic| topic.partitions().len());
         if partitions == 0 {
             return Err(format!("there is no topic {topic}"));
         }
-        (0..partitions as i32).map(|p| client.fetch_watermarks(topic, p, limit).map(|(_, high)| high).map_err(|error| error.to_string())).collect()
+        (0..partitions as i32)
+            .map(|p| client.fetch_watermarks(topic, p, limit).map(|(_, high)| high).map_err(|error| error.to_string()))
+            .collect()
     }
 }

@@ -29,7 +29,10 @@ fn binaries() -> Result<PathBuf> {
     candidates.extend(versions.into_iter().rev().map(|(_, path)| path));
     candidates.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
     let found = candidates.into_iter().find(|dir| dir.join("initdb").exists() && dir.join("postgres").exists());
-    found.ok_or("there is no PostgreSQL server: apt-get install -y postgresql, or name its bin directory in TIDEGATE_PG_BIN".to_string())
+    found.ok_or(
+        "there is no PostgreSQL server: apt-get install -y postgresql, or name its bin directory in TIDEGATE_PG_BIN"
+            .to_string(),
+    )
 }
 
 /// A user that Postgres accepts.
@@ -57,12 +60,15 @@ impl Postgres {
     pub fn start() -> Result<Self> {
         let (bin, user, dir, port) = (binaries()?, other_user()?, TempDir::new("postgres")?, free_port()?);
         if let Some((uid, gid)) = user {
-            chown(dir.path(), Some(uid), Some(gid)).map_err(|error| format!("cannot give {} away: {error}", dir.path().display()))?;
+            chown(dir.path(), Some(uid), Some(gid))
+                .map_err(|error| format!("cannot give {} away: {error}", dir.path().display()))?;
         }
         let mut server = Self { process: None, bin, dir, port, user };
         let log = server.dir.path().join("initdb.log");
         let mut init = Command::new(server.bin.join("initdb"));
-        init.args(["--auth=trust", "--username=tidegate", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"]).arg(server.data()).current_dir("/");
+        init.args(["--auth=trust", "--username=tidegate", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"])
+            .arg(server.data())
+            .current_dir("/");
         let ended = Process::spawn("initdb", &mut init, &log, user)?.wait(Duration::from_secs(60));
         if !ended.is_some_and(|status| status.success()) {
             return Err(format!("initdb failed:\n{}", std::fs::read_to_string(&log).unwrap_or_default()));
@@ -82,18 +88,46 @@ impl Postgres {
         let mut command = Command::new(self.bin.join("postgres"));
         command.arg("-D").arg(self.data()).current_dir("/");
         command.args(["-p", &self.port.to_string(), "-k"]).arg(self.dir.path());
-        for setting in ["listen_addresses=127.0.0.1", "shared_buffers=256MB", "max_connections=100", "max_wal_size=4GB", "fsync=on"] {
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            "shared_buffers=256MB",
+            "max_connections=100",
+            "max_wal_size=4GB",
+            "fsync=on",
+        ] {
             command.args(["-c", setting]);
         }
-        self.process = Some(Process::spawn("postgres", &mut command, &self.dir.path().join("postgres.log"), self.user)?);
+        self.process =
+            Some(Process::spawn("postgres", &mut command, &self.dir.path().join("postgres.log"), self.user)?);
         let ready = wait_until(Duration::from_secs(60), || self.psql("postgres", "SELECT 1").is_ok());
-        if ready { Ok(()) } else { Err(format!("postgres is not ready; its log is {}", self.dir.path().join("postgres.log").display())) }
+        if ready {
+            Ok(())
+        } else {
+            Err(format!("postgres is not ready; its log is {}", self.dir.path().join("postgres.log").display()))
+        }
     }
 
     /// Runs one statement with the server's own client.
     pub fn psql(&self, database: &str, sql: &str) -> Result<String> {
         let output = Command::new(self.bin.join("psql"))
-            .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "tidegate", "-d", database, "-c", sql])
+            .args([
+                "-X",
+                "-A",
+                "-t",
+                "-q",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &self.port.to_string(),
+                "-U",
+                "tidegate",
+                "-d",
+                database,
+                "-c",
+                sql,
+            ])
             .output()
             .map_err(|error| format!("cannot start psql: {error}"))?;
         if output.status.success() {

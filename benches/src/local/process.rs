@@ -101,20 +101,33 @@ pub struct Usage {
 pub fn measure(command: &mut Command) -> Result<Usage> {
     let started = std::time::Instant::now();
     let child = command.spawn().map_err(|error| format!("cannot start {command:?}: {error}"))?;
+    let pid = child.id() as i32;
     let mut status = 0;
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: both pointers are to memory of ours, the child is ours and is waited for only here.
-    let (waited, usage) = unsafe {
-        let waited = libc::wait4(child.id() as i32, &mut status, 0, usage.as_mut_ptr());
-        (waited, usage.assume_init())
-    };
-    if waited < 0 || status != 0 {
-        return Err(format!("{command:?} ended with status {status}"));
+    let mut peak_kib = 0;
+    loop {
+        // The peak that wait4 tells includes that of the process that we were at the fork, so it is asked from outside.
+        peak_kib = peak_kib.max(peak_of(pid));
+        // SAFETY: both pointers are to memory of ours, the child is ours and is waited for only here.
+        let waited = unsafe { libc::wait4(pid, &mut status, libc::WNOHANG, usage.as_mut_ptr()) };
+        if waited != 0 {
+            if waited < 0 || status != 0 {
+                return Err(format!("{command:?} ended with status {status}"));
+            }
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
+    let seconds = started.elapsed().as_secs_f64();
+    // SAFETY: wait4 has filled it, or it is still all zeros, which is a value too.
+    let usage = unsafe { usage.assume_init() };
     let time = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
-    Ok(Usage {
-        seconds: started.elapsed().as_secs_f64(),
-        cpu_seconds: time(usage.ru_utime) + time(usage.ru_stime),
-        peak_mib: usage.ru_maxrss as f64 / 1024.0,
-    })
+    Ok(Usage { seconds, cpu_seconds: time(usage.ru_utime) + time(usage.ru_stime), peak_mib: peak_kib as f64 / 1024.0 })
+}
+
+/// Peak of resident memory so far, in KiB.
+fn peak_of(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }

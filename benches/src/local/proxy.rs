@@ -82,19 +82,21 @@ fn connect(client: TcpStream, server: TcpStream, mode: &Arc<Mode>) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let losing = Arc::<AtomicBool>::default();
     let (up, down) = ((mode.clone(), losing.clone()), (mode.clone(), losing));
-    std::thread::spawn(move || pump(client_in, server, &up.0, |bytes| {
-        // A simple query: 'Q', its length, its text.
-        if !bytes.windows(7).any(|window| window == b"COMMIT\0") {
-            return true;
-        }
-        let number = up.0.commits.fetch_add(1, Ordering::Relaxed) + 1;
-        let every = up.0.lose_every.load(Ordering::Relaxed);
-        if every > 0 && number % every == 0 {
-            up.1.store(true, Ordering::SeqCst);
-            up.0.lost.fetch_add(1, Ordering::Relaxed);
-        }
-        true
-    }));
+    std::thread::spawn(move || {
+        pump(client_in, server, &up.0, |bytes| {
+            // A simple query: 'Q', its length, its text.
+            if !bytes.windows(7).any(|window| window == b"COMMIT\0") {
+                return true;
+            }
+            let number = up.0.commits.fetch_add(1, Ordering::Relaxed) + 1;
+            let every = up.0.lose_every.load(Ordering::Relaxed);
+            if every > 0 && number % every == 0 {
+                up.1.store(true, Ordering::SeqCst);
+                up.0.lost.fetch_add(1, Ordering::Relaxed);
+            }
+            true
+        })
+    });
     std::thread::spawn(move || pump(server_in, client, &down.0, |_| !down.1.load(Ordering::SeqCst)));
 }
 

@@ -75,7 +75,9 @@ impl JsonDecoder {
             let why = match self.decoder.decode(payload) {
                 Err(error) => plain(&error),
                 Ok(_) if self.decoder.has_partial_record() => "the JSON ends too early".to_string(),
-                Ok(read) if read < payload.len() || self.decoder.len() > index + 1 => "there is more than one JSON value".to_string(),
+                Ok(read) if read < payload.len() || self.decoder.len() > index + 1 => {
+                    "there is more than one JSON value".to_string()
+                }
                 Ok(_) if self.decoder.len() < index + 1 => "the payload is empty".to_string(),
                 Ok(_) => continue,
             };
@@ -124,16 +126,37 @@ mod tests {
         let schema = Schema::new(vec![Field::new("a", DataType::Int64, true)]);
         let bytes: Vec<&[u8]> = payloads.iter().map(|p| p.as_bytes()).collect();
         let rows = JsonDecoder::new(&schema, 100).expect("builds").decode(&bytes).expect("decodes");
-        let values = rows.batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().iter().collect::<Vec<_>>());
+        let values =
+            rows.batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().iter().collect::<Vec<_>>());
         (values.collect(), rows.bad.iter().map(|(index, _)| *index).collect())
     }
 
     #[test]
     fn a_poison_record_costs_itself_and_not_its_neighbours() {
         let poison = [
-            "", " ", "{\"a\":1", "{\"a\":1} {\"a\":2}", "{\"a\":1}x", "[1]", "1", "null", "\"a\"", "{a:1}", "{\"a\":{}}", "{\"a\":[1]}",
-            "{\"a\":\"x\"}", "{\"a\":true}", "\u{feff}{\"a\":1}", "{\"a\":99999999999999999999}", "// c", "{\"a\":NaN}", "{\"a\":1e400}", "nul",
-            "}", "{\"a\":1}}", "{\"a\":\"\\ud800\"}",
+            "",
+            " ",
+            "{\"a\":1",
+            "{\"a\":1} {\"a\":2}",
+            "{\"a\":1}x",
+            "[1]",
+            "1",
+            "null",
+            "\"a\"",
+            "{a:1}",
+            "{\"a\":{}}",
+            "{\"a\":[1]}",
+            "{\"a\":\"x\"}",
+            "{\"a\":true}",
+            "\u{feff}{\"a\":1}",
+            "{\"a\":99999999999999999999}",
+            "// c",
+            "{\"a\":NaN}",
+            "{\"a\":1e400}",
+            "nul",
+            "}",
+            "{\"a\":1}}",
+            "{\"a\":\"\\ud800\"}",
         ];
         for bad in poison {
             assert_eq!(decode(&["{\"a\":1}", bad, "{\"a\":3}"]), (vec![Some(1), Some(3)], vec![1]), "{bad:?}");
@@ -144,6 +167,9 @@ mod tests {
 
     #[test]
     fn white_space_around_a_value_missing_and_extra_fields_are_fine() {
-        assert_eq!(decode(&[" {\"a\":1}\n", "{}", "{\"b\":[{\"c\":1}]}", "{\"a\":null}"]).0, [Some(1), None, None, None]);
+        assert_eq!(
+            decode(&[" {\"a\":1}\n", "{}", "{\"b\":[{\"c\":1}]}", "{\"a\":null}"]).0,
+            [Some(1), None, None, None]
+        );
     }
 }

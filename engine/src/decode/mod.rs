@@ -10,7 +10,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringViewArray,
+    TimestampMicrosecondArray, new_null_array,
 };
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
@@ -135,7 +136,12 @@ impl Decoder {
         }
         if !decoded.bad.is_empty() {
             let bad: HashSet<usize> = decoded.bad.iter().map(|(index, _)| *index).collect();
-            kept = kept.into_iter().enumerate().filter(|(index, _)| !bad.contains(index)).map(|(_, record)| record).collect();
+            kept = kept
+                .into_iter()
+                .enumerate()
+                .filter(|(index, _)| !bad.contains(index))
+                .map(|(_, record)| record)
+                .collect();
         }
         let payload = match decoded.batches.len() {
             0 => return Ok(Decoded { rows: None, rejects }),
@@ -150,7 +156,13 @@ impl Decoder {
     }
 
     /// Completes the columns and takes out the rows that may not pass.
-    fn check(&self, payload: RecordBatch, kept: &mut Vec<&Record<'_>>, future: Future<'_>, rejects: &mut Vec<Reject>) -> Result<RecordBatch> {
+    fn check(
+        &self,
+        payload: RecordBatch,
+        kept: &mut Vec<&Record<'_>>,
+        future: Future<'_>,
+        rejects: &mut Vec<Reject>,
+    ) -> Result<RecordBatch> {
         let mut marks = Marks { reasons: vec![None; kept.len()], any: false };
         let columns = self.complete(&payload, kept, &mut marks)?;
         self.judge(&columns, kept, future, &mut marks);
@@ -180,7 +192,8 @@ impl Decoder {
         }
         if !self.computed.is_empty() {
             let given = self.columns.iter().zip(&columns).filter(|(from, _)| !matches!(from, From::Computed));
-            let base = RecordBatch::try_new(self.base_schema.clone(), given.map(|(_, column)| column.clone()).collect())?;
+            let base =
+                RecordBatch::try_new(self.base_schema.clone(), given.map(|(_, column)| column.clone()).collect())?;
             for (index, expr) in &self.computed {
                 columns[*index] = computed_column(expr, &base, self.schema.field(*index), marks)?;
             }
@@ -195,21 +208,28 @@ impl Decoder {
             let field = self.schema.field(index);
             if !field.is_nullable() && column.null_count() > 0 && index != self.time_column {
                 for row in (0..column.len()).filter(|row| column.is_null(*row)) {
-                    marks.reject(row, "missing", || format!("{} is NULL or missing, and declared NOT NULL", field.name()));
+                    marks.reject(row, "missing", || {
+                        format!("{} is NULL or missing, and declared NOT NULL", field.name())
+                    });
                 }
             }
             if let DataType::Timestamp(..) = field.data_type() {
                 let times = column.as_primitive::<TimestampMicrosecondType>();
                 if times.values().iter().any(|time| !TIME_RANGE_US.contains(time)) {
-                    for row in (0..times.len()).filter(|row| times.is_valid(*row) && !TIME_RANGE_US.contains(&times.value(*row))) {
-                        marks.reject(row, "time-out-of-range", || format!("{} lies outside of the years 1 to 9999", field.name()));
+                    for row in (0..times.len())
+                        .filter(|row| times.is_valid(*row) && !TIME_RANGE_US.contains(&times.value(*row)))
+                    {
+                        marks.reject(row, "time-out-of-range", || {
+                            format!("{} lies outside of the years 1 to 9999", field.name())
+                        });
                     }
                 }
             }
         }
         // JSON can hold a NUL only as an escape; so only payloads with a backslash, or with the byte itself, are looked at.
         for (row, record) in records.iter().enumerate() {
-            let suspicious = |bytes: Option<&[u8]>| bytes.is_some_and(|bytes| memchr::memchr2(b'\\', 0, bytes).is_some());
+            let suspicious =
+                |bytes: Option<&[u8]>| bytes.is_some_and(|bytes| memchr::memchr2(b'\\', 0, bytes).is_some());
             if suspicious(record.payload) || suspicious(record.key) {
                 self.judge_text(row, columns, marks);
             }
@@ -217,8 +237,15 @@ impl Decoder {
         for index in &self.key_columns {
             let text = columns[*index].as_string_view();
             if text.views().iter().any(|view| *view as u32 > KEY_BYTES_MAX) {
-                for row in (0..text.len()).filter(|row| text.is_valid(*row) && text.value(*row).len() > KEY_BYTES_MAX as usize) {
-                    marks.reject(row, "key-too-long", || format!("{} has more than {KEY_BYTES_MAX} bytes, and views group by it", self.schema.field(*index).name()));
+                for row in
+                    (0..text.len()).filter(|row| text.is_valid(*row) && text.value(*row).len() > KEY_BYTES_MAX as usize)
+                {
+                    marks.reject(row, "key-too-long", || {
+                        format!(
+                            "{} has more than {KEY_BYTES_MAX} bytes, and views group by it",
+                            self.schema.field(*index).name()
+                        )
+                    });
                 }
             }
         }
@@ -231,7 +258,9 @@ impl Decoder {
                 && text.is_valid(row)
                 && text.value(row).contains('\0')
             {
-                marks.reject(row, "nul-character", || format!("{} holds a NUL character, which Postgres text cannot", self.schema.field(index).name()));
+                marks.reject(row, "nul-character", || {
+                    format!("{} holds a NUL character, which Postgres text cannot", self.schema.field(index).name())
+                });
             }
         }
     }
@@ -240,7 +269,9 @@ impl Decoder {
         let times = column.as_primitive::<TimestampMicrosecondType>();
         for (row, record) in records.iter().enumerate() {
             if times.is_null(row) {
-                marks.reject(row, "null-time", || format!("the event time {} is NULL or missing", self.schema.field(self.time_column).name()));
+                marks.reject(row, "null-time", || {
+                    format!("the event time {} is NULL or missing", self.schema.field(self.time_column).name())
+                });
                 continue;
             }
             let ahead = match future {
@@ -251,7 +282,9 @@ impl Decoder {
                 }
             };
             if ahead {
-                marks.reject(row, "future", || "the event time is further ahead than max_future_skew allows".to_string());
+                marks.reject(row, "future", || {
+                    "the event time is further ahead than max_future_skew allows".to_string()
+                });
             }
         }
     }
@@ -261,11 +294,12 @@ fn metadata_column(metadata: Metadata, records: &[&Record<'_>], marks: &mut Mark
     match metadata {
         Metadata::Partition => Arc::new(Int32Array::from_iter_values(records.iter().map(|r| r.partition))),
         Metadata::Offset => Arc::new(Int64Array::from_iter_values(records.iter().map(|r| r.offset))),
-        Metadata::Timestamp => {
-            Arc::new(TimestampMicrosecondArray::from_iter(records.iter().map(|r| r.timestamp_us)).with_timezone("+00:00"))
-        }
+        Metadata::Timestamp => Arc::new(
+            TimestampMicrosecondArray::from_iter(records.iter().map(|r| r.timestamp_us)).with_timezone("+00:00"),
+        ),
         Metadata::Key => {
-            let texts: Vec<Option<&str>> = records.iter().map(|r| r.key.and_then(|key| std::str::from_utf8(key).ok())).collect();
+            let texts: Vec<Option<&str>> =
+                records.iter().map(|r| r.key.and_then(|key| std::str::from_utf8(key).ok())).collect();
             for (row, record) in records.iter().enumerate() {
                 if record.key.is_some() && texts[row].is_none() {
                     marks.reject(row, "malformed-key", || "the record's key is not UTF-8".to_string());
@@ -277,7 +311,12 @@ fn metadata_column(metadata: Metadata, records: &[&Record<'_>], marks: &mut Mark
 }
 
 /// Evaluates a computed column; rows on which it fails are rejected one by one.
-fn computed_column(expr: &Arc<dyn PhysicalExpr>, base: &RecordBatch, field: &Field, marks: &mut Marks) -> Result<ArrayRef> {
+fn computed_column(
+    expr: &Arc<dyn PhysicalExpr>,
+    base: &RecordBatch,
+    field: &Field,
+    marks: &mut Marks,
+) -> Result<ArrayRef> {
     let evaluate = |rows: &RecordBatch| expr.evaluate(rows).and_then(|value| value.into_array(rows.num_rows()));
     if let Ok(column) = evaluate(base) {
         return Ok(column);

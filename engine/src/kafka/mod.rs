@@ -18,8 +18,8 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::error::{Error, Result};
 use crate::sql::source::Source;
-pub use native::{Event, Messages};
 use native::{Client, Queue};
+pub use native::{Event, Messages};
 
 /// How long a question to the broker may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,10 +93,14 @@ impl Reader {
             .set("check.crcs", "true")
             .set("allow.auto.create.topics", "false")
             .set("enable.partition.eof", "true");
-        let client: Client = Arc::new(config.create_with_context(Context { source: source.name.clone() }).map_err(|error| {
-            Error::configuration("TG-KAFKA-SETTING", format!("source {}: the Kafka client refuses its settings: {error}", source.name))
+        let client: Client =
+            Arc::new(config.create_with_context(Context { source: source.name.clone() }).map_err(|error| {
+                Error::configuration(
+                    "TG-KAFKA-SETTING",
+                    format!("source {}: the Kafka client refuses its settings: {error}", source.name),
+                )
                 .hint("correct the kafka.* options of its WITH")
-        })?);
+            })?);
         let queue = Queue::new(&client).ok_or_else(|| Error::bug("the Kafka client made no queue"))?;
         Ok(Self { queue, client, topic: source.options.topic.clone(), source: source.name.clone(), assigned: false })
     }
@@ -107,15 +111,21 @@ impl Reader {
 
     /// The number of partitions.
     pub fn partitions(&self) -> Result<i32> {
-        let metadata =
-            self.client.fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT).map_err(|error| self.unanswered("the partitions", &error))?;
+        let metadata = self
+            .client
+            .fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT)
+            .map_err(|error| self.unanswered("the partitions", &error))?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
         let missing = topic.is_none_or(|topic| {
-            topic.partitions().is_empty() || topic.error().is_some_and(|e| RDKafkaErrorCode::from(e) == RDKafkaErrorCode::UnknownTopicOrPartition)
+            topic.partitions().is_empty()
+                || topic.error().is_some_and(|e| RDKafkaErrorCode::from(e) == RDKafkaErrorCode::UnknownTopicOrPartition)
         });
         if missing {
-            return Err(Error::wait("TG-KAFKA-TOPIC", format!("source {}: there is no topic {}", self.source, self.topic))
-                .hint("create it; Tidegate does not create the topics that it reads"));
+            return Err(Error::wait(
+                "TG-KAFKA-TOPIC",
+                format!("source {}: there is no topic {}", self.source, self.topic),
+            )
+            .hint("create it; Tidegate does not create the topics that it reads"));
         }
         let count = topic.map_or(0, |topic| topic.partitions().len());
         i32::try_from(count).map_err(|_| Error::bug("more partitions than an i32 counts"))
@@ -123,7 +133,8 @@ impl Reader {
 
     /// The topic's identity.
     pub fn topic_id(&self) -> Result<String> {
-        native::topic_id(&self.client, &self.topic, ANSWER_TIMEOUT).map_err(|error| self.unanswered("the identity", &error))
+        native::topic_id(&self.client, &self.topic, ANSWER_TIMEOUT)
+            .map_err(|error| self.unanswered("the identity", &error))
     }
 
     /// What the broker has of a partition, asked anew.
@@ -145,7 +156,8 @@ impl Reader {
         }
         let mut list = TopicPartitionList::new();
         for (partition, offset) in positions {
-            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*offset)).map_err(|error| self.unanswered("the assignment", &error))?;
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*offset))
+                .map_err(|error| self.unanswered("the assignment", &error))?;
         }
         self.client.assign(&list).map_err(|error| self.unanswered("the assignment", &error))?;
         for (partition, _) in positions {

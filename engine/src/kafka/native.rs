@@ -173,7 +173,8 @@ pub fn topic_id(client: &Client, topic: &str, timeout: Duration) -> Result<Strin
         let native = client.client().native_ptr();
         let queue = sys::rd_kafka_queue_new(native);
         let topics = sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), 1);
-        let options = sys::rd_kafka_AdminOptions_new(native, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+        let options =
+            sys::rd_kafka_AdminOptions_new(native, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
         let mut error = [0 as c_char; 256];
         sys::rd_kafka_AdminOptions_set_request_timeout(options, timeout, error.as_mut_ptr(), error.len());
         sys::rd_kafka_DescribeTopics(native, topics, options, queue);
@@ -202,7 +203,11 @@ unsafe fn described(event: *mut sys::rd_kafka_event_t) -> Result<String, String>
         }
         let result = sys::rd_kafka_event_DescribeTopics_result(event);
         let mut count = 0;
-        let topics = if result.is_null() { std::ptr::null_mut() } else { sys::rd_kafka_DescribeTopics_result_topics(result, &mut count) };
+        let topics = if result.is_null() {
+            std::ptr::null_mut()
+        } else {
+            sys::rd_kafka_DescribeTopics_result_topics(result, &mut count)
+        };
         if topics.is_null() || count == 0 {
             return Err("the broker described no topic".to_string());
         }

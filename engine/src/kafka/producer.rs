@@ -66,7 +66,10 @@ impl Producer {
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 Err((error, _)) => {
-                    return Err(Error::configuration("TG-KAFKA-WRITE", format!("a record for topic {} is refused: {error}", self.topic)));
+                    return Err(Error::configuration(
+                        "TG-KAFKA-WRITE",
+                        format!("a record for topic {} is refused: {error}", self.topic),
+                    ));
                 }
             }
         }
@@ -79,20 +82,22 @@ impl Producer {
 
     /// Waits until everything is confirmed.
     pub fn flush(&self, timeout: Duration) -> Result<()> {
-        self.producer
-            .flush(timeout)
-            .map_err(|error| Error::wait("TG-KAFKA-WRITE", format!("records for topic {} are not confirmed: {error}", self.topic)))
+        self.producer.flush(timeout).map_err(|error| {
+            Error::wait("TG-KAFKA-WRITE", format!("records for topic {} are not confirmed: {error}", self.topic))
+        })
     }
 }
 
 /// Makes a topic, unless it is there.
 pub fn ensure_topic(brokers: &str, topic: &str, partitions: i32) -> Result<()> {
-    let refused = |error: &dyn std::fmt::Display| Error::wait("TG-KAFKA-TOPIC", format!("topic {topic} cannot be made: {error}"));
+    let refused =
+        |error: &dyn std::fmt::Display| Error::wait("TG-KAFKA-TOPIC", format!("topic {topic} cannot be made: {error}"));
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", brokers).create().map_err(|error| refused(&error))?;
     let wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
-    let made = futures::executor::block_on(admin.create_topics([&wanted], &options)).map_err(|error| refused(&error))?;
+    let made =
+        futures::executor::block_on(admin.create_topics([&wanted], &options)).map_err(|error| refused(&error))?;
     match made.into_iter().next() {
         Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(refused(&code)),
         _ => Ok(()),

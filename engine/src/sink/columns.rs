@@ -5,7 +5,8 @@
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, TimeUnit,
+    TimestampMicrosecondType,
 };
 use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
@@ -27,7 +28,8 @@ pub struct ColumnParameter {
 impl ColumnParameter {
     /// Wraps a column; types without a counterpart become the next wider one.
     pub fn new(array: &ArrayRef) -> Result<Self> {
-        let wire = wire_type(array.data_type()).ok_or_else(|| Error::bug(format!("no column holds {}", array.data_type())))?;
+        let wire =
+            wire_type(array.data_type()).ok_or_else(|| Error::bug(format!("no column holds {}", array.data_type())))?;
         let array = if wire == *array.data_type() { array.clone() } else { cast(array, &wire)? };
         let element = match wire {
             DataType::Boolean => Type::BOOL,
@@ -71,7 +73,9 @@ impl ColumnParameter {
             DataType::Float32 => fixed!(Float32Type, 4, put_f32, |v| v),
             DataType::Float64 => fixed!(Float64Type, 8, put_f64, |v| v),
             DataType::Date32 => fixed!(Date32Type, 4, put_i32, |v: i32| v.saturating_sub(EPOCH_DAYS)),
-            DataType::Timestamp(..) => fixed!(TimestampMicrosecondType, 8, put_i64, |v: i64| v.saturating_sub(EPOCH_US)),
+            DataType::Timestamp(..) => {
+                fixed!(TimestampMicrosecondType, 8, put_i64, |v: i64| v.saturating_sub(EPOCH_US))
+            }
             DataType::Decimal128(_, scale) => {
                 let values = array.as_primitive::<Decimal128Type>();
                 let scale = u16::try_from(*scale).unwrap_or_default();

@@ -4,8 +4,8 @@ pub mod columns;
 pub mod types;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::DataType;
 use arrow::compute::{SortColumn, lexsort_to_indices, take_record_batch};
+use arrow::datatypes::DataType;
 
 use crate::error::Result;
 use crate::sql::planned::Table;
@@ -45,7 +45,14 @@ impl TableSql {
         let mut declared: Vec<String> = table
             .columns
             .iter()
-            .map(|c| format!("{} {}{}", quoted(&c.name), typed(&c.data_type), if c.key_of.is_some() && !c.nullable { " NOT NULL" } else { "" }))
+            .map(|c| {
+                format!(
+                    "{} {}{}",
+                    quoted(&c.name),
+                    typed(&c.data_type),
+                    if c.key_of.is_some() && !c.nullable { " NOT NULL" } else { "" }
+                )
+            })
             .collect();
         let nullable_key = table.key().any(|c| c.nullable);
         let unique = if nullable_key { "UNIQUE NULLS NOT DISTINCT" } else { "PRIMARY KEY" };
@@ -53,7 +60,11 @@ impl TableSql {
         // Rows of open windows change often: room on their pages keeps the updates off the index.
         let create = vec![format!("CREATE TABLE {name} ({}) WITH (fillfactor = 70)", list(declared))];
         let parameters = |columns: Vec<&crate::sql::planned::TableColumn>| {
-            columns.iter().enumerate().map(|(i, c)| format!("${}::{}[]", i + 1, typed(&c.data_type))).collect::<Vec<_>>()
+            columns
+                .iter()
+                .enumerate()
+                .map(|(i, c)| format!("${}::{}[]", i + 1, typed(&c.data_type)))
+                .collect::<Vec<_>>()
         };
         let values: Vec<String> = table.values().map(|c| quoted(&c.name)).collect();
         let conflict = if values.is_empty() {
@@ -77,7 +88,11 @@ impl TableSql {
             .enumerate()
             .map(|(i, c)| {
                 let (own, given) = (format!("t.{}", quoted(&c.name)), format!("d.c{i}"));
-                if c.nullable { format!("({own} = {given} OR ({own} IS NULL AND {given} IS NULL))") } else { format!("{own} = {given}") }
+                if c.nullable {
+                    format!("({own} = {given} OR ({own} IS NULL AND {given} IS NULL))")
+                } else {
+                    format!("{own} = {given}")
+                }
             })
             .collect();
         let delete = format!(
@@ -140,7 +155,8 @@ fn sorted(batch: RecordBatch, key: &[usize]) -> Result<RecordBatch> {
     if batch.num_rows() < 2 {
         return Ok(batch);
     }
-    let column = |index: &usize| -> SortColumn { SortColumn { values: ArrayRef::clone(batch.column(*index)), options: None } };
+    let column =
+        |index: &usize| -> SortColumn { SortColumn { values: ArrayRef::clone(batch.column(*index)), options: None } };
     let order = lexsort_to_indices(&key.iter().map(column).collect::<Vec<_>>(), None)?;
     Ok(take_record_batch(&batch, &order)?)
 }

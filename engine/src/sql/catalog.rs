@@ -39,7 +39,9 @@ impl Catalog {
         for file in files {
             match std::fs::read_to_string(&file) {
                 Ok(text) => texts.push((file.display().to_string(), text)),
-                Err(error) => errors.push(Error::configuration("TG-QUERIES", format!("cannot read {}: {error}", file.display()))),
+                Err(error) => {
+                    errors.push(Error::configuration("TG-QUERIES", format!("cannot read {}: {error}", file.display())))
+                }
             }
         }
         if texts.is_empty() && errors.is_empty() {
@@ -117,10 +119,17 @@ fn sql_files(path: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 
 fn check_names(sources: &[Source], views: &[ViewText], errors: &mut Vec<Error>) {
     let mut seen = HashSet::new();
-    let names = sources.iter().map(|s| (&s.name, &s.file, 1, 1)).chain(views.iter().map(|v| (&v.name, &v.file, v.line, v.column)));
+    let names = sources
+        .iter()
+        .map(|s| (&s.name, &s.file, 1, 1))
+        .chain(views.iter().map(|v| (&v.name, &v.file, v.line, v.column)));
     for (name, file, line, column) in names {
         if !seen.insert(name.clone()) {
-            errors.push(Error::query("TG-SQL-NAME", format!("{name} is declared twice")).hint("rename or remove one of them").at(file, line, column));
+            errors.push(
+                Error::query("TG-SQL-NAME", format!("{name} is declared twice"))
+                    .hint("rename or remove one of them")
+                    .at(file, line, column),
+            );
         }
     }
 }
@@ -145,7 +154,8 @@ fn plan_source(session: &SessionContext, source: Source) -> Result<PlannedSource
             Origin::Metadata(metadata) => Some(metadata.data_type()),
             _ => None,
         }) {
-            let nullable = column.nullable && !matches!(column.origin, Origin::Metadata(Metadata::Partition | Metadata::Offset));
+            let nullable =
+                column.nullable && !matches!(column.origin, Origin::Metadata(Metadata::Partition | Metadata::Offset));
             fields.push(Field::new(&column.name, data_type, nullable));
         } else if let Origin::Computed(_) = column.origin {
             // Its type is that of its expression, which may use the columns that have one.
@@ -165,7 +175,9 @@ fn plan_source(session: &SessionContext, source: Source) -> Result<PlannedSource
     for (index, column) in source.columns.iter().enumerate() {
         let Origin::Computed(text) = &column.origin else { continue };
         let (expr, data_type) = computed_expression(&state, &base, &text.to_string(), column.data_type.clone())
-            .map_err(|error| split::explain(error, &source.file, column.line, column.column, &format!("column {}", column.name)))?;
+            .map_err(|error| {
+                split::explain(error, &source.file, column.line, column.column, &format!("column {}", column.name))
+            })?;
         fields[index] = Field::new(&column.name, data_type, column.nullable);
         expressions.push((index, state.create_physical_expr(expr, &base)?));
     }
@@ -175,9 +187,16 @@ fn plan_source(session: &SessionContext, source: Source) -> Result<PlannedSource
     let schema = Arc::new(Schema::new(fields));
     let time = schema.field_with_name(&source.time_column)?;
     if !matches!(time.data_type(), DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, _)) {
-        return Err(Error::query("TG-SQL-SOURCE", format!("the watermark's column {} is of type {}, not a timestamp", time.name(), time.data_type()))
-            .hint(format!("cast it: {} {} AS (…)", time.name(), if *time.data_type() == event_time_type() { "TIMESTAMP" } else { "TIMESTAMP WITH TIME ZONE" }))
-            .at(&source.file, 1, 1));
+        return Err(Error::query(
+            "TG-SQL-SOURCE",
+            format!("the watermark's column {} is of type {}, not a timestamp", time.name(), time.data_type()),
+        )
+        .hint(format!(
+            "cast it: {} {} AS (…)",
+            time.name(),
+            if *time.data_type() == event_time_type() { "TIMESTAMP" } else { "TIMESTAMP WITH TIME ZONE" }
+        ))
+        .at(&source.file, 1, 1));
     }
     let provider = leaf_table(&schema).0;
     session.register_table(source.name.as_str(), provider)?;

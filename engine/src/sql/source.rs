@@ -129,15 +129,24 @@ pub fn parse(cursor: &mut Cursor<'_>) -> Result<Source> {
             }
             watermark = Some(parse_watermark(cursor)?);
         } else if cursor.words(&["primary", "key"]) {
-            return Err(cursor.error_at(place, "TG-SQL-NOT-YET", format!("source {name}: PRIMARY KEY is not supported on a source"))
+            return Err(cursor
+                .error_at(place, "TG-SQL-NOT-YET", format!("source {name}: PRIMARY KEY is not supported on a source"))
                 .hint("a source is a log of records; views have keys"));
         } else {
             let column = parse_column(cursor)?;
             if HIDDEN.contains(&column.name.as_str()) || column.name.starts_with("__") {
-                return Err(cursor.error_at(place, "TG-SQL-SOURCE", format!("column name {} is reserved", column.name)));
+                return Err(cursor.error_at(
+                    place,
+                    "TG-SQL-SOURCE",
+                    format!("column name {} is reserved", column.name),
+                ));
             }
             if columns.iter().any(|other| other.name == column.name) {
-                return Err(cursor.error_at(place, "TG-SQL-SOURCE", format!("source {name} has column {} twice", column.name)));
+                return Err(cursor.error_at(
+                    place,
+                    "TG-SQL-SOURCE",
+                    format!("source {name} has column {} twice", column.name),
+                ));
             }
             columns.push(column);
         }
@@ -150,15 +159,25 @@ pub fn parse(cursor: &mut Cursor<'_>) -> Result<Source> {
     let options = parse_options(cursor, &name)?;
     cursor.end()?;
     let Some((time_column, bound_us, time_place)) = watermark else {
-        return Err(cursor.error_at(with_place, "TG-SQL-SOURCE", format!("source {name} has no watermark"))
+        return Err(cursor
+            .error_at(with_place, "TG-SQL-SOURCE", format!("source {name} has no watermark"))
             .hint("add WATERMARK FOR ts AS ts - INTERVAL '10 seconds', with your event-time column for ts"));
     };
     match columns.iter().find(|column| column.name == time_column) {
         None => {
-            return Err(cursor.error_at(time_place, "TG-SQL-SOURCE", format!("the watermark's column {time_column} is not a column of {name}")));
+            return Err(cursor.error_at(
+                time_place,
+                "TG-SQL-SOURCE",
+                format!("the watermark's column {time_column} is not a column of {name}"),
+            ));
         }
         Some(column) if !matches!(column.data_type, None | Some(DataType::Timestamp(_, _))) => {
-            return Err(cursor.error_at(time_place, "TG-SQL-SOURCE", format!("the watermark's column {time_column} is not a timestamp"))
+            return Err(cursor
+                .error_at(
+                    time_place,
+                    "TG-SQL-SOURCE",
+                    format!("the watermark's column {time_column} is not a timestamp"),
+                )
                 .hint("declare it as TIMESTAMP WITH TIME ZONE, or compute a timestamp column from it"));
         }
         Some(_) => {}
@@ -214,7 +233,11 @@ fn parse_column(cursor: &mut Cursor<'_>) -> Result<Column> {
         let expected = metadata.data_type();
         if *declared != expected {
             return Err(cursor
-                .error_at(place, "TG-SQL-TYPE", format!("column {name}: metadata {metadata:?} has another type than {declared}"))
+                .error_at(
+                    place,
+                    "TG-SQL-TYPE",
+                    format!("column {name}: metadata {metadata:?} has another type than {declared}"),
+                )
                 .hint(format!("declare it as {}", metadata.sql_type())));
         }
     }
@@ -229,9 +252,11 @@ fn parse_metadata(cursor: &mut Cursor<'_>, name: &str) -> Result<Metadata> {
         "timestamp" => Ok(Metadata::Timestamp),
         "partition" => Ok(Metadata::Partition),
         "offset" => Ok(Metadata::Offset),
-        "headers" => Err(cursor.error_at(place, "TG-SQL-NOT-YET", format!("column {name}: metadata 'headers' is not supported yet"))
+        "headers" => Err(cursor
+            .error_at(place, "TG-SQL-NOT-YET", format!("column {name}: metadata 'headers' is not supported yet"))
             .hint("use key, timestamp, partition or offset")),
-        other => Err(cursor.error_at(place, "TG-SQL-SOURCE", format!("column {name}: there is no metadata {other:?}"))
+        other => Err(cursor
+            .error_at(place, "TG-SQL-SOURCE", format!("column {name}: there is no metadata {other:?}"))
             .hint("use key, timestamp, partition or offset")),
     }
 }
@@ -270,10 +295,12 @@ fn parse_watermark(cursor: &mut Cursor<'_>) -> Result<(String, i64, usize)> {
     let expr_place = cursor.index();
     let expr = cursor.parse(|parser| parser.parse_expr())?;
     let refuse = |cursor: &Cursor<'_>| {
-        cursor.error_at(expr_place, "TG-SQL-SOURCE", format!("the watermark {expr} is not supported"))
+        cursor
+            .error_at(expr_place, "TG-SQL-SOURCE", format!("the watermark {expr} is not supported"))
             .hint(format!("write {column} - INTERVAL '10 seconds', or {column} alone"))
     };
-    let is_column = |e: &ast::Expr| matches!(e, ast::Expr::Identifier(ident) if super::statement::normal(ident) == column);
+    let is_column =
+        |e: &ast::Expr| matches!(e, ast::Expr::Identifier(ident) if super::statement::normal(ident) == column);
     let bound = match &expr {
         e if is_column(e) => 0,
         ast::Expr::BinaryOp { left, op: ast::BinaryOperator::Minus, right } if is_column(left) => {
@@ -296,7 +323,9 @@ fn arrow_type(declared: &ast::DataType) -> Option<DataType> {
         Sql::Int(_) | Sql::Integer(_) => DataType::Int32,
         Sql::BigInt(_) => DataType::Int64,
         Sql::Real | Sql::Float4 | Sql::Float32 => DataType::Float32,
-        Sql::Double(_) | Sql::DoublePrecision | Sql::Float8 | Sql::Float64 | Sql::Float(ExactNumberInfo::None) => DataType::Float64,
+        Sql::Double(_) | Sql::DoublePrecision | Sql::Float8 | Sql::Float64 | Sql::Float(ExactNumberInfo::None) => {
+            DataType::Float64
+        }
         Sql::Decimal(info) | Sql::Numeric(info) => decimal(info)?,
         Sql::Date => DataType::Date32,
         Sql::Timestamp(precision, zone) if precision.is_none_or(|p| p <= 6) => match zone {
@@ -327,12 +356,18 @@ fn decimal(info: &ExactNumberInfo) -> Option<DataType> {
 fn parse_options(cursor: &mut Cursor<'_>, name: &str) -> Result<Options> {
     let place = cursor.index();
     if !cursor.words(&["with"]) {
-        return Err(cursor.error_at(place, "TG-SQL-SOURCE", format!("source {name} has no WITH (connector = 'kafka', topic = …)")));
+        return Err(cursor.error_at(
+            place,
+            "TG-SQL-SOURCE",
+            format!("source {name} has no WITH (connector = 'kafka', topic = …)"),
+        ));
     }
     let given = cursor.options()?;
     let required = |key: &str, example: &str| {
         given.get(key).map(|(value, _)| value.as_str()).ok_or_else(|| {
-            cursor.error_at(place, "TG-SQL-SOURCE", format!("source {name}: WITH lacks {key}")).hint(format!("add {key} = {example}"))
+            cursor
+                .error_at(place, "TG-SQL-SOURCE", format!("source {name}: WITH lacks {key}"))
+                .hint(format!("add {key} = {example}"))
         })
     };
     let only = |key: &str, value: &str, allowed: &str| {
@@ -340,36 +375,55 @@ fn parse_options(cursor: &mut Cursor<'_>, name: &str) -> Result<Options> {
             return Ok(());
         }
         let at = given.get(key).map_or(place, |(_, at)| *at);
-        Err(cursor.error_at(at, "TG-SQL-NOT-YET", format!("source {name}: {key} = '{value}' is not supported")).hint(format!("use '{allowed}'")))
+        Err(cursor
+            .error_at(at, "TG-SQL-NOT-YET", format!("source {name}: {key} = '{value}' is not supported"))
+            .hint(format!("use '{allowed}'")))
     };
     only("connector", required("connector", "'kafka'")?, "kafka")?;
     only("format", required("format", "'json'")?, "json")?;
     let topic = required("topic", "'my.topic'")?.to_string();
-    let startup = match required("scan.startup.mode", "'earliest' or 'latest'; it applies to the very first start only")? {
-        "earliest" | "earliest-offset" => Startup::Earliest,
-        "latest" | "latest-offset" => Startup::Latest,
-        other => {
-            return Err(cursor.error_at(given["scan.startup.mode"].1, "TG-SQL-SOURCE", format!("source {name}: scan.startup.mode = '{other}' is not supported"))
-                .hint("use 'earliest' or 'latest'"));
-        }
-    };
+    let startup =
+        match required("scan.startup.mode", "'earliest' or 'latest'; it applies to the very first start only")? {
+            "earliest" | "earliest-offset" => Startup::Earliest,
+            "latest" | "latest-offset" => Startup::Latest,
+            other => {
+                return Err(cursor
+                    .error_at(
+                        given["scan.startup.mode"].1,
+                        "TG-SQL-SOURCE",
+                        format!("source {name}: scan.startup.mode = '{other}' is not supported"),
+                    )
+                    .hint("use 'earliest' or 'latest'"));
+            }
+        };
     let duration = |key: &str, default: Duration| match given.get(key) {
         None => Ok(default),
         Some((value, at)) => super::statement::parse_interval_us(value)
             .filter(|us| *us > 0)
             .map(|us| Duration::from_micros(us.unsigned_abs()))
-            .ok_or_else(|| cursor.error_at(*at, "TG-SQL-SOURCE", format!("source {name}: {key} = '{value}' is not a duration")).hint("write it as '90 seconds'")),
+            .ok_or_else(|| {
+                cursor
+                    .error_at(*at, "TG-SQL-SOURCE", format!("source {name}: {key} = '{value}' is not a duration"))
+                    .hint("write it as '90 seconds'")
+            }),
     };
     let mut kafka = BTreeMap::new();
     for (key, (value, at)) in &given {
         if let Some(setting) = key.strip_prefix("kafka.") {
             if OUR_KAFKA_SETTINGS.contains(&setting) {
-                return Err(cursor.error_at(*at, "TG-SQL-SOURCE", format!("source {name}: kafka setting {setting} is Tidegate's own"))
-                    .hint(if setting == "bootstrap.servers" { "set kafka.brokers in tidegate.toml or KAFKA_BROKERS" } else { "exactly-once rests on it; leave it out" }));
+                return Err(cursor
+                    .error_at(*at, "TG-SQL-SOURCE", format!("source {name}: kafka setting {setting} is Tidegate's own"))
+                    .hint(if setting == "bootstrap.servers" {
+                        "set kafka.brokers in tidegate.toml or KAFKA_BROKERS"
+                    } else {
+                        "exactly-once rests on it; leave it out"
+                    }));
             }
             kafka.insert(setting.to_string(), value.clone());
         } else if !KNOWN_OPTIONS.split(", ").any(|known| known == key) {
-            return Err(cursor.error_at(*at, "TG-SQL-SOURCE", format!("source {name}: unknown option {key}")).hint(format!("options are {KNOWN_OPTIONS}")));
+            return Err(cursor
+                .error_at(*at, "TG-SQL-SOURCE", format!("source {name}: unknown option {key}"))
+                .hint(format!("options are {KNOWN_OPTIONS}")));
         }
     }
     Ok(Options {

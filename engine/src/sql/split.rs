@@ -43,9 +43,35 @@ pub const ROW: &str = "__row";
 
 /// Aggregates whose state has a bounded size and whose answer is exact, or exact up to the last bits of a float.
 const AGGREGATES: [&str; 29] = [
-    "count", "sum", "min", "max", "avg", "bool_and", "bool_or", "bit_and", "bit_or", "bit_xor", "stddev", "stddev_pop", "var",
-    "var_pop", "var_samp", "stddev_samp", "corr", "covar_samp", "covar_pop", "covar", "regr_slope", "regr_intercept", "regr_count",
-    "regr_r2", "regr_avgx", "regr_avgy", "regr_sxx", "regr_syy", "regr_sxy",
+    "count",
+    "sum",
+    "min",
+    "max",
+    "avg",
+    "bool_and",
+    "bool_or",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "stddev",
+    "stddev_pop",
+    "var",
+    "var_pop",
+    "var_samp",
+    "stddev_samp",
+    "corr",
+    "covar_samp",
+    "covar_pop",
+    "covar",
+    "regr_slope",
+    "regr_intercept",
+    "regr_count",
+    "regr_r2",
+    "regr_avgx",
+    "regr_avgy",
+    "regr_sxx",
+    "regr_syy",
+    "regr_sxy",
 ];
 
 /// Plans one view.
@@ -91,7 +117,9 @@ fn split(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewTex
         check_key_type(name, field)?;
         if let Expr::Column(column) = &base {
             let position = source.schema.index_of(&column.name)?;
-            if *source.schema.field(position).data_type() == DataType::Utf8View && !source.key_columns.contains(&position) {
+            if *source.schema.field(position).data_type() == DataType::Utf8View
+                && !source.key_columns.contains(&position)
+            {
                 source.key_columns.push(position);
             }
         }
@@ -102,7 +130,8 @@ fn split(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewTex
         return Err(not_yet(name, "an aggregate without a window", "group by window_start of TUMBLE(…)"));
     };
     if windows.iter().any(|(_, other)| (other.size_us, other.offset_us) != (window.size_us, window.offset_us)) {
-        return Err(Error::query("TG-SQL-WINDOW", format!("view {name} groups by two different windows")).hint("group by one window"));
+        return Err(Error::query("TG-SQL-WINDOW", format!("view {name} groups by two different windows"))
+            .hint("group by one window"));
     }
 
     // Below: window start, keys, arguments, filters, hidden columns.
@@ -125,10 +154,16 @@ fn split(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewTex
     let mut aggregates = Vec::new();
     for (index, expr) in lowered.iter().enumerate() {
         let context = PhysicalPlanningContext::default();
-        let lowered = LoweredAggregateBuilder::new(expr, below_logical.schema(), &below_schema, state.execution_props(), &context)
-            .with_name(format!("__agg{index}"))
-            .build()
-            .map_err(told)?;
+        let lowered = LoweredAggregateBuilder::new(
+            expr,
+            below_logical.schema(),
+            &below_schema,
+            state.execution_props(),
+            &context,
+        )
+        .with_name(format!("__agg{index}"))
+        .build()
+        .map_err(told)?;
         aggregates.push(Aggregate { function: lowered.aggregate, filter: lowered.filter });
     }
     let at = |column: &str| below_schema.index_of(column);
@@ -145,7 +180,8 @@ fn split(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewTex
     let above_logical = carry(name, &analyzed, &[ROW], &group_leaf)?;
     let above = physical(&state, &above_logical, group_leaf.slot.clone()).map_err(told)?;
     let table = table(name, &analyzed, &aggregate, &groups)?;
-    let fingerprint = blake3::hash(format!("view 1\n{}\n{}", source.source.normal, view.normal).as_bytes()).to_hex().to_string();
+    let fingerprint =
+        blake3::hash(format!("view 1\n{}\n{}", source.source.normal, view.normal).as_bytes()).to_hex().to_string();
     Ok(PlannedView {
         name: name.clone(),
         source: scan,
@@ -165,7 +201,11 @@ fn cast(expr: Expr, data_type: DataType) -> Expr {
     Expr::Cast(datafusion::logical_expr::Cast::new(Box::new(expr), data_type))
 }
 
-fn physical(state: &SessionState, logical: &LogicalPlan, slot: crate::view::plan::Slot) -> datafusion::error::Result<Plan> {
+fn physical(
+    state: &SessionState,
+    logical: &LogicalPlan,
+    slot: crate::view::plan::Slot,
+) -> datafusion::error::Result<Plan> {
     Ok(Plan::new(block_on(state.create_physical_plan(logical))?, slot, state.task_ctx()))
 }
 
@@ -184,8 +224,11 @@ struct Leaf {
 }
 
 impl Leaf {
-    fn of((schema, plan): (Arc<Schema>, impl FnOnce(LogicalPlanBuilder) -> datafusion::error::Result<LogicalPlan>)) -> Self {
-        Self::named("__groups", &schema, plan).unwrap_or_else(|error| unreachable!("a scan of a known schema plans: {error}"))
+    fn of(
+        (schema, plan): (Arc<Schema>, impl FnOnce(LogicalPlanBuilder) -> datafusion::error::Result<LogicalPlan>),
+    ) -> Self {
+        Self::named("__groups", &schema, plan)
+            .unwrap_or_else(|error| unreachable!("a scan of a known schema plans: {error}"))
     }
 
     fn named(
@@ -267,7 +310,9 @@ fn refused(view: &str, plan: &LogicalPlan) -> Error {
         LogicalPlan::Distinct(_) => ("SELECT DISTINCT", "write GROUP BY"),
         LogicalPlan::Join(_) => ("a join", "write one view for each source and join the tables where you read them"),
         LogicalPlan::Union(_) => ("UNION", "write one view for each part"),
-        LogicalPlan::Aggregate(_) => ("a second aggregate", "write one view, and aggregate its table where you read it"),
+        LogicalPlan::Aggregate(_) => {
+            ("a second aggregate", "write one view, and aggregate its table where you read it")
+        }
         LogicalPlan::Unnest(_) => ("UNNEST", "leave it out"),
         LogicalPlan::Subquery(_) => ("a subquery in an expression", "leave it out"),
         _ => ("this kind of query", "write SELECT … FROM TUMBLE(…) WHERE … GROUP BY … HAVING …"),
@@ -356,7 +401,10 @@ fn recognise(expr: &Expr, time_column: &str) -> Result<Option<Window>, (String, 
     }
     if !matches!(&time, Expr::Column(column) if column.name == time_column) {
         return if kind == TUMBLE_UDF {
-            Err((format!("the window is over {time}, which is not the watermark's column"), "use the column of WATERMARK FOR"))
+            Err((
+                format!("the window is over {time}, which is not the watermark's column"),
+                "use the column of WATERMARK FOR",
+            ))
         } else {
             Ok(None)
         };
@@ -368,10 +416,12 @@ fn recognise(expr: &Expr, time_column: &str) -> Result<Option<Window>, (String, 
             _ => return Ok(None),
         },
         "date_bin" => {
-            let size = interval(args.first()).ok_or_else(|| (format!("the stride of {expr} has no fixed length"), fixed))?;
+            let size =
+                interval(args.first()).ok_or_else(|| (format!("the stride of {expr} has no fixed length"), fixed))?;
             let origin = match args.get(2) {
                 None => 0,
-                Some(origin) => timestamp(origin).ok_or_else(|| (format!("the origin of {expr} is not a constant"), "write a timestamp"))?,
+                Some(origin) => timestamp(origin)
+                    .ok_or_else(|| (format!("the origin of {expr} is not a constant"), "write a timestamp"))?,
             };
             (size, origin.rem_euclid(size), 0)
         }
@@ -404,7 +454,9 @@ fn string(expr: &Expr) -> Option<&str> {
 
 fn interval(expr: Option<&Expr>) -> Option<i64> {
     match expr? {
-        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(value)), _) if value.months == 0 && value.nanoseconds % 1_000 == 0 => {
+        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(value)), _)
+            if value.months == 0 && value.nanoseconds % 1_000 == 0 =>
+        {
             let us = i64::from(value.days).checked_mul(DAY_US)?.checked_add(value.nanoseconds / 1_000)?;
             (us > 0).then_some(us)
         }
@@ -436,7 +488,11 @@ fn lower(view: &str, index: usize, expr: &Expr, exprs: &mut Vec<Expr>) -> Result
     }
     params.distinct = false;
     if !AGGREGATES.contains(&name.as_str()) {
-        return Err(not_yet(view, &format!("the aggregate {shown}"), "use count, sum, min, max, avg, bool_and, bool_or, bit_and, bit_or, bit_xor, stddev, var, corr, covar or regr_*"));
+        return Err(not_yet(
+            view,
+            &format!("the aggregate {shown}"),
+            "use count, sum, min, max, avg, bool_and, bool_or, bit_and, bit_or, bit_xor, stddev, var, corr, covar or regr_*",
+        ));
     }
     if !params.order_by.is_empty() || params.null_treatment == Some(NullTreatment::IgnoreNulls) {
         return Err(not_yet(view, &format!("ORDER BY or IGNORE NULLS in {shown}"), "leave it out"));
@@ -462,8 +518,11 @@ fn check_key_type(view: &str, field: &Field) -> Result<()> {
         other if sql_type(other).is_none() => "it cannot be stored",
         _ => return Ok(()),
     };
-    Err(Error::query("TG-SQL-KEY", format!("view {view}: {} of type {} cannot be a key: {refused}", field.name(), field.data_type()))
-        .hint("group by a text, integer, decimal, boolean, date or timestamp expression"))
+    Err(Error::query(
+        "TG-SQL-KEY",
+        format!("view {view}: {} of type {} cannot be a key: {refused}", field.name(), field.data_type()),
+    )
+    .hint("group by a text, integer, decimal, boolean, date or timestamp expression"))
 }
 
 /// The table of the query's own schema; its key is its projected group columns.
@@ -473,10 +532,13 @@ fn table(view: &str, root: &LogicalPlan, aggregate: &LogicalAggregate, groups: &
     for (index, (qualifier, field)) in root.schema().iter().enumerate() {
         let name = field.name().clone();
         if name.contains('(') || name.len() > 63 {
-            return Err(Error::query("TG-SQL-VIEW", format!("view {view}: column {} needs a name", index + 1)).hint(format!("write {name} AS some_name")));
+            return Err(Error::query("TG-SQL-VIEW", format!("view {view}: column {} needs a name", index + 1))
+                .hint(format!("write {name} AS some_name")));
         }
         if columns.iter().any(|column| column.name == name) {
-            return Err(Error::query("TG-SQL-VIEW", format!("view {view} has two columns {name}")).hint("rename one with AS"));
+            return Err(
+                Error::query("TG-SQL-VIEW", format!("view {view} has two columns {name}")).hint("rename one with AS")
+            );
         }
         let base = resolve(root, Expr::Column(Column::from((qualifier, field))))?;
         let group = match &base {
@@ -485,11 +547,16 @@ fn table(view: &str, root: &LogicalPlan, aggregate: &LogicalAggregate, groups: &
         };
         // window_end beside window_start adds nothing to the key.
         let is_window = |group: usize| matches!(groups[group], Group::Window { .. });
-        let key_of = group.filter(|group| !keyed.contains(group) && !(is_window(*group) && keyed.iter().any(|other| is_window(*other))));
+        let key_of = group.filter(|group| {
+            !keyed.contains(group) && !(is_window(*group) && keyed.iter().any(|other| is_window(*other)))
+        });
         keyed.extend(key_of);
         if sql_type(field.data_type()).is_none() {
-            return Err(Error::query("TG-SQL-TYPE", format!("view {view}: column {name} of type {} cannot be stored", field.data_type()))
-                .hint("cast it to text, a number, a boolean, a date or a timestamp"));
+            return Err(Error::query(
+                "TG-SQL-TYPE",
+                format!("view {view}: column {name} of type {} cannot be stored", field.data_type()),
+            )
+            .hint("cast it to text, a number, a boolean, a date or a timestamp"));
         }
         let nullable = field.is_nullable() && !group.is_some_and(is_window);
         columns.push(TableColumn { name, data_type: field.data_type().clone(), key_of, nullable });

@@ -25,7 +25,8 @@ pub enum Statement {
 pub fn parse(tokens: &Tokens) -> Result<Statement> {
     let mut cursor = Cursor { tokens, index: 0 };
     if !cursor.words(&["create"]) {
-        return Err(cursor.error("TG-SQL-STATEMENT", "a statement must begin with CREATE SOURCE or CREATE MATERIALIZED VIEW")
+        return Err(cursor
+            .error("TG-SQL-STATEMENT", "a statement must begin with CREATE SOURCE or CREATE MATERIALIZED VIEW")
             .hint("ad-hoc queries do not belong in the directory of views"));
     }
     if cursor.words(&["source"]) || cursor.words(&["table"]) {
@@ -36,11 +37,15 @@ pub fn parse(tokens: &Tokens) -> Result<Statement> {
     }
     for word in ["endpoint", "gauge"] {
         if cursor.peek_words(&[word]) {
-            return Err(cursor.error("TG-SQL-NOT-YET", format!("CREATE {} is not supported yet", word.to_uppercase())).hint("leave it out"));
+            return Err(cursor
+                .error("TG-SQL-NOT-YET", format!("CREATE {} is not supported yet", word.to_uppercase()))
+                .hint("leave it out"));
         }
     }
     if cursor.peek_words(&["view"]) {
-        return Err(cursor.error("TG-SQL-STATEMENT", "CREATE VIEW is not supported").hint("write CREATE MATERIALIZED VIEW"));
+        return Err(cursor
+            .error("TG-SQL-STATEMENT", "CREATE VIEW is not supported")
+            .hint("write CREATE MATERIALIZED VIEW"));
     }
     Err(cursor.error("TG-SQL-STATEMENT", "only CREATE SOURCE and CREATE MATERIALIZED VIEW are supported"))
 }
@@ -158,7 +163,11 @@ impl Cursor<'_> {
     }
 
     /// The same, over the tokens before `end` only.
-    pub fn parse_until<T>(&mut self, end: usize, rule: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>) -> Result<T> {
+    pub fn parse_until<T>(
+        &mut self,
+        end: usize,
+        rule: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>,
+    ) -> Result<T> {
         let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(self.tokens.tokens[self.index..end].to_vec());
         let outcome = rule(&mut parser);
         let read = parser.index();
@@ -167,7 +176,9 @@ impl Cursor<'_> {
                 self.index += read;
                 Ok(value)
             }
-            Err(ParserError::RecursionLimitExceeded) => Err(self.error("TG-SQL-SYNTAX", "the expression is nested too deeply")),
+            Err(ParserError::RecursionLimitExceeded) => {
+                Err(self.error("TG-SQL-SYNTAX", "the expression is nested too deeply"))
+            }
             Err(ParserError::ParserError(message) | ParserError::TokenizerError(message)) => {
                 let message = message.split(" at Line:").next().unwrap_or(&message).to_string();
                 Err(self.error_at((self.index + read).saturating_sub(1).min(end), "TG-SQL-SYNTAX", message))
@@ -195,7 +206,8 @@ impl Cursor<'_> {
         let mut given = Given::new();
         loop {
             let place = self.index;
-            let mut key = if matches!(self.peek(), Some(Token::SingleQuotedString(_))) { self.string()? } else { self.name()? };
+            let mut key =
+                if matches!(self.peek(), Some(Token::SingleQuotedString(_))) { self.string()? } else { self.name()? };
             while self.take(&Token::Period) {
                 key = format!("{key}.{}", self.name()?);
             }

@@ -95,7 +95,8 @@ struct Edit {
 
 impl Edits {
     fn original(&self, line: u64, column: u64) -> (u64, u64) {
-        let shift = self.0.iter().rev().find(|edit| edit.line == line && column >= edit.end).map_or(0, |edit| edit.shift);
+        let shift =
+            self.0.iter().rev().find(|edit| edit.line == line && column >= edit.end).map_or(0, |edit| edit.shift);
         (line, column.saturating_add_signed(shift))
     }
 }
@@ -164,6 +165,9 @@ mod tests {
     #[test]
     fn an_unset_variable_is_named_with_its_place() {
         let error = cut("select\n  ${NOPE}").expect_err("must fail");
-        assert_eq!(error.to_string(), "q.sql:2:3: TG-SQL-VARIABLE: variable NOPE is not set (set it in the environment, or write ${NOPE:-default})");
+        assert_eq!(
+            error.to_string(),
+            "q.sql:2:3: TG-SQL-VARIABLE: variable NOPE is not set (set it in the environment, or write ${NOPE:-default})"
+        );
     }
 }

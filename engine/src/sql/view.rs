@@ -7,8 +7,8 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    self, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, Spanned, TableAlias, TableFactor,
-    VisitMut, VisitorMut,
+    self, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, Spanned, TableAlias,
+    TableFactor, VisitMut, VisitorMut,
 };
 use sqlparser::parser::Parser;
 
@@ -40,7 +40,8 @@ pub fn parse(cursor: &mut Cursor<'_>) -> Result<ViewText> {
     let name_place = cursor.index();
     let name = cursor.name()?;
     if name.len() > 63 || name.starts_with("tidegate") {
-        return Err(cursor.error_at(name_place, "TG-SQL-VIEW", format!("view name {name:?} is not possible"))
+        return Err(cursor
+            .error_at(name_place, "TG-SQL-VIEW", format!("view name {name:?} is not possible"))
             .hint("a name has at most 63 bytes and does not begin with tidegate"));
     }
     let with_place = cursor.index();
@@ -48,7 +49,9 @@ pub fn parse(cursor: &mut Cursor<'_>) -> Result<ViewText> {
         let given = cursor.options()?;
         let key = given.keys().next().cloned().unwrap_or_default();
         let code = if key == "retention" { "TG-SQL-NOT-YET" } else { "TG-SQL-VIEW" };
-        return Err(cursor.error_at(with_place, code, format!("view {name}: option {key} is not supported yet")).hint("leave it out"));
+        return Err(cursor
+            .error_at(with_place, code, format!("view {name}: option {key} is not supported yet"))
+            .hint("leave it out"));
     }
     cursor.expect_words(&["as"])?;
     let emit = cursor.find(&["emit", "on"]);
@@ -58,7 +61,8 @@ pub fn parse(cursor: &mut Cursor<'_>) -> Result<ViewText> {
     }
     let emit_place = cursor.index();
     if cursor.words(&["emit", "on"]) && !cursor.words(&["update"]) {
-        return Err(cursor.error_at(emit_place, "TG-SQL-NOT-YET", format!("view {name}: only EMIT ON UPDATE is supported yet"))
+        return Err(cursor
+            .error_at(emit_place, "TG-SQL-NOT-YET", format!("view {name}: only EMIT ON UPDATE is supported yet"))
             .hint("leave EMIT out: ON UPDATE is the default"));
     }
     cursor.end()?;
@@ -88,9 +92,12 @@ impl VisitorMut for Rewrite {
 impl Rewrite {
     fn rewrite(&self, factor: &mut TableFactor) -> Result<()> {
         let place = factor.span().start;
-        let error = |code, message: String| Error::query(code, message).at(&self.file, place.line.max(1), place.column.max(1));
+        let error =
+            |code, message: String| Error::query(code, message).at(&self.file, place.line.max(1), place.column.max(1));
         let (name, args, alias) = match factor {
-            TableFactor::Table { name, args: Some(args), alias, .. } => (name.clone(), args.args.clone(), alias.clone()),
+            TableFactor::Table { name, args: Some(args), alias, .. } => {
+                (name.clone(), args.args.clone(), alias.clone())
+            }
             TableFactor::Function { name, args, alias, .. } => (name.clone(), args.clone(), alias.clone()),
             TableFactor::TableFunction { expr: Expr::Function(function), alias } => match &function.args {
                 FunctionArguments::List(list) => (function.name.clone(), list.args.clone(), alias.clone()),
@@ -102,11 +109,15 @@ impl Rewrite {
         match function.as_str() {
             "tumble" => {}
             "hop" | "cumulate" | "session" => {
-                return Err(error("TG-SQL-NOT-YET", format!("the window function {} is not supported yet", function.to_uppercase()))
-                    .hint("use TUMBLE"));
+                return Err(error(
+                    "TG-SQL-NOT-YET",
+                    format!("the window function {} is not supported yet", function.to_uppercase()),
+                )
+                .hint("use TUMBLE"));
             }
             _ => {
-                return Err(error("TG-SQL-WINDOW", format!("there is no table function {function}")).hint("the window function is TUMBLE(source, time_column, INTERVAL '1 minute')"));
+                return Err(error("TG-SQL-WINDOW", format!("there is no table function {function}"))
+                    .hint("the window function is TUMBLE(source, time_column, INTERVAL '1 minute')"));
             }
         }
         let tumble = tumble_args(&args).map_err(|message| {
@@ -135,7 +146,9 @@ fn tumble_args(args: &[FunctionArg]) -> Result<Tumble, String> {
     let (mut table, mut time, mut size, mut offset) = (None, None, None, None);
     for (index, arg) in args.iter().enumerate() {
         let (name, value) = match arg {
-            FunctionArg::Unnamed(value) => (["data", "timecol", "size", "offset"].get(index).copied().unwrap_or("?").to_string(), value),
+            FunctionArg::Unnamed(value) => {
+                (["data", "timecol", "size", "offset"].get(index).copied().unwrap_or("?").to_string(), value)
+            }
             FunctionArg::Named { name, arg, .. } => (normal(name), arg),
             FunctionArg::ExprNamed { name, arg, .. } => (name.to_string().to_lowercase(), arg),
         };
@@ -143,8 +156,16 @@ fn tumble_args(args: &[FunctionArg]) -> Result<Tumble, String> {
         match name.as_str() {
             "data" => table = Some(identifier(value).ok_or(format!("TUMBLE: {value} is not the name of a source"))?),
             "timecol" => time = Some(descriptor(value).ok_or(format!("TUMBLE: {value} is not a time column"))?),
-            "size" => size = Some(interval_us(value).filter(|us| *us > 0).ok_or(format!("TUMBLE: {value} is not a window size of fixed length"))?),
-            "offset" => offset = Some(interval_us(value).ok_or(format!("TUMBLE: {value} is not an offset of fixed length"))?),
+            "size" => {
+                size = Some(
+                    interval_us(value)
+                        .filter(|us| *us > 0)
+                        .ok_or(format!("TUMBLE: {value} is not a window size of fixed length"))?,
+                )
+            }
+            "offset" => {
+                offset = Some(interval_us(value).ok_or(format!("TUMBLE: {value} is not an offset of fixed length"))?)
+            }
             other => return Err(format!("TUMBLE has no argument {other}: {arg}")),
         }
     }
@@ -166,7 +187,9 @@ fn identifier(expr: &Expr) -> Option<Ident> {
 
 fn descriptor(expr: &Expr) -> Option<Ident> {
     let Expr::Function(function) = expr else { return identifier(expr) };
-    let (true, FunctionArguments::List(list)) = (is_named(&function.name, "descriptor"), &function.args) else { return None };
+    let (true, FunctionArguments::List(list)) = (is_named(&function.name, "descriptor"), &function.args) else {
+        return None;
+    };
     match list.args.as_slice() {
         [FunctionArg::Unnamed(FunctionArgExpr::Expr(column))] => identifier(column),
         _ => None,

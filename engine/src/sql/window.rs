@@ -54,7 +54,8 @@ impl ScalarUDFImpl for Tumble {
         let (size, offset, shift) = (int(1)?, int(2)?, int(3)?);
         let time = args.args[0].to_array(args.number_rows)?;
         let times = time.as_primitive::<TimestampMicrosecondType>();
-        let result: TimestampMicrosecondArray = times.unary(|time| window_start(time, size, offset).saturating_add(shift));
+        let result: TimestampMicrosecondArray =
+            times.unary(|time| window_start(time, size, offset).saturating_add(shift));
         let result: ArrayRef = Arc::new(result.with_data_type(time.data_type().clone()));
         Ok(ColumnarValue::Array(result))
     }

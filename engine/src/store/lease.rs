@@ -58,7 +58,14 @@ impl Lease {
         session.beat(pipeline, 0).await?;
         let (stop, watch) = tokio::sync::watch::channel(false);
         let lease = Self { stop, commit_pid: Arc::new(AtomicI32::new(0)), last_beat: Arc::new(AtomicI64::new(0)) };
-        tokio::spawn(beat(session, store.clone(), pipeline.to_string(), lease.commit_pid.clone(), lease.last_beat.clone(), watch));
+        tokio::spawn(beat(
+            session,
+            store.clone(),
+            pipeline.to_string(),
+            lease.commit_pid.clone(),
+            lease.last_beat.clone(),
+            watch,
+        ));
         Ok(Some(lease))
     }
 

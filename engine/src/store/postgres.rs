@@ -155,11 +155,17 @@ impl Session {
     /// Runs a statement that comes again: prepared once for each session.
     async fn often(&mut self, sql: &str, parameters: Parameters<'_>) -> Result<u64, Failed> {
         if !self.prepared.contains_key(sql) {
-            let statement = deadline(self.timeout, self.client.prepare(sql)).await.map_err(Failed::Hangs)?.map_err(Failed::Answered)?;
+            let statement = deadline(self.timeout, self.client.prepare(sql))
+                .await
+                .map_err(Failed::Hangs)?
+                .map_err(Failed::Answered)?;
             self.prepared.insert(sql.to_string(), statement);
         }
         let statement = &self.prepared[sql];
-        deadline(self.timeout, self.client.execute(statement, parameters)).await.map_err(Failed::Hangs)?.map_err(Failed::Answered)
+        deadline(self.timeout, self.client.execute(statement, parameters))
+            .await
+            .map_err(Failed::Hangs)?
+            .map_err(Failed::Answered)
     }
 
     /// Takes the pipeline's advisory lock, if it is free.
@@ -216,8 +222,11 @@ impl Session {
             .await?;
         let (was_topic, was_system): (String, String) = (row.get(3), row.get(5));
         if was_topic != topic {
-            return Err(Error::decide("TG-TOPIC-CHANGED", format!("pipeline {pipeline} has read topic {was_topic}, and its source now names {topic}"))
-                .hint("restore the topic, or give the source and its views new names"));
+            return Err(Error::decide(
+                "TG-TOPIC-CHANGED",
+                format!("pipeline {pipeline} has read topic {was_topic}, and its source now names {topic}"),
+            )
+            .hint("restore the topic, or give the source and its views new names"));
         }
         if !was_system.is_empty() && !system.is_empty() && was_system != system {
             return Err(Error::decide("TG-DATABASE-CHANGED", format!("pipeline {pipeline} was made in database system {was_system}, and this is {system}"))
@@ -236,7 +245,13 @@ impl Session {
             )
             .await?;
         let views = self
-            .all(&format!("SELECT view, fingerprint, {}, state_pieces FROM tidegate.view_progress WHERE pipeline = $1", us("floor")), &[&pipeline])
+            .all(
+                &format!(
+                    "SELECT view, fingerprint, {}, state_pieces FROM tidegate.view_progress WHERE pipeline = $1",
+                    us("floor")
+                ),
+                &[&pipeline],
+            )
             .await?;
         self.batch("COMMIT").await?;
         Ok(Stored {
@@ -259,7 +274,15 @@ impl Session {
                     idle: row.get(7),
                 })
                 .collect(),
-            views: views.iter().map(|row| StoredView { view: row.get(0), fingerprint: row.get(1), floor: row.get(2), pieces: row.get(3) }).collect(),
+            views: views
+                .iter()
+                .map(|row| StoredView {
+                    view: row.get(0),
+                    fingerprint: row.get(1),
+                    floor: row.get(2),
+                    pieces: row.get(3),
+                })
+                .collect(),
         })
     }
 
@@ -288,7 +311,10 @@ impl Session {
     /// Notes a view that is new. `floor` is the greatest event time read before it.
     pub async fn begin_view(&self, pipeline: &str, view: &str, fingerprint: &str, floor: i64) -> Result<()> {
         self.run(
-            &format!("INSERT INTO tidegate.view_progress (view, pipeline, fingerprint, floor) VALUES ($1, $2, $3, {})", time("$4")),
+            &format!(
+                "INSERT INTO tidegate.view_progress (view, pipeline, fingerprint, floor) VALUES ($1, $2, $3, {})",
+                time("$4")
+            ),
             &[&view, &pipeline, &fingerprint, &floor],
         )
         .await
@@ -320,7 +346,10 @@ impl Session {
             match found.get(&column.name) {
                 None => return Err(refuse(format!("has no column {}", column.name))),
                 Some(actual) if *actual != expected && *actual != expected.split('(').next().unwrap_or_default() => {
-                    return Err(refuse(format!("has column {} of type {actual}, and the query gives {expected}", column.name)));
+                    return Err(refuse(format!(
+                        "has column {} of type {actual}, and the query gives {expected}",
+                        column.name
+                    )));
                 }
                 Some(_) => {}
             }
@@ -350,7 +379,12 @@ impl Session {
             .iter()
             .map(|row| {
                 let (groups, digest, data): (i64, &[u8], &[u8]) = (row.get(3), row.get(4), row.get(5));
-                FoundPiece { view: row.get(0), window_start: row.get(1), seq: row.get(2), groups: unpack(groups, digest, data) }
+                FoundPiece {
+                    view: row.get(0),
+                    window_start: row.get(1),
+                    seq: row.get(2),
+                    groups: unpack(groups, digest, data),
+                }
             })
             .collect())
     }
@@ -371,7 +405,10 @@ impl Session {
     /// Which commit the database has, waiting for one that is still under way.
     async fn last_commit(&self, pipeline: &str) -> Result<(i64, i64, Uuid)> {
         let row = self
-            .one("SELECT epoch, commit_seq, commit_id::text FROM tidegate.pipelines WHERE pipeline = $1 FOR UPDATE", &[&pipeline])
+            .one(
+                "SELECT epoch, commit_seq, commit_id::text FROM tidegate.pipelines WHERE pipeline = $1 FOR UPDATE",
+                &[&pipeline],
+            )
             .await?;
         let id: String = row.get(2);
         Ok((row.get(0), row.get(1), Uuid::parse_str(&id).unwrap_or_default()))
@@ -380,7 +417,9 @@ impl Session {
 
 /// Microseconds as a timestamp, exactly; [`NONE`] as NULL.
 fn time(parameter: &str) -> String {
-    format!("(CASE WHEN {parameter}::bigint > {NONE} THEN timestamptz 'epoch' + ({parameter}::bigint / 1000000) * interval '1 second' + ({parameter}::bigint % 1000000) * interval '1 microsecond' END)")
+    format!(
+        "(CASE WHEN {parameter}::bigint > {NONE} THEN timestamptz 'epoch' + ({parameter}::bigint / 1000000) * interval '1 second' + ({parameter}::bigint % 1000000) * interval '1 microsecond' END)"
+    )
 }
 
 /// Why a statement of a commit did not succeed.
@@ -402,7 +441,8 @@ impl From<Error> for Failed {
 fn lost(error: &tokio_postgres::Error) -> Error {
     match error.as_db_error() {
         Some(db) if db.code().code().starts_with("28") || *db.code() == SqlState::INVALID_CATALOG_NAME => {
-            Error::configuration("TG-DATABASE-ACCESS", format!("the database refuses us: {}", db.message())).hint("check DATABASE_URL and the role's rights")
+            Error::configuration("TG-DATABASE-ACCESS", format!("the database refuses us: {}", db.message()))
+                .hint("check DATABASE_URL and the role's rights")
         }
         _ => Error::wait("TG-DATABASE-UNREACHABLE", format!("no session with the database: {}", reasons(error))),
     }
@@ -410,10 +450,17 @@ fn lost(error: &tokio_postgres::Error) -> Error {
 
 fn told(error: &tokio_postgres::Error) -> Error {
     match error.as_db_error() {
-        Some(db) if is_transient(db.code()) => Error::wait("TG-DATABASE-UNREACHABLE", format!("the database says {}: {}", db.code().code(), db.message())),
-        Some(db) => Error::configuration("TG-DATABASE", format!("the database refuses a statement: {}: {}", db.code().code(), db.message()))
-            .hint("check the role's rights and the tables in schema tidegate"),
-        None if is_lost(error) => Error::wait("TG-DATABASE-UNREACHABLE", format!("the session was lost: {}", reasons(error))),
+        Some(db) if is_transient(db.code()) => {
+            Error::wait("TG-DATABASE-UNREACHABLE", format!("the database says {}: {}", db.code().code(), db.message()))
+        }
+        Some(db) => Error::configuration(
+            "TG-DATABASE",
+            format!("the database refuses a statement: {}: {}", db.code().code(), db.message()),
+        )
+        .hint("check the role's rights and the tables in schema tidegate"),
+        None if is_lost(error) => {
+            Error::wait("TG-DATABASE-UNREACHABLE", format!("the session was lost: {}", reasons(error)))
+        }
         None => Error::bug(format!("a statement was not understood: {}", reasons(error))),
     }
 }
@@ -476,7 +523,12 @@ pub struct Writer {
 
 impl Writer {
     /// A writer for views in this order. `on_session` hears of each new session's backend.
-    pub fn new(store: Store, session: Session, tables: Vec<(String, TableSql)>, on_session: impl Fn(i32) + Send + Sync + 'static) -> Self {
+    pub fn new(
+        store: Store,
+        session: Session,
+        tables: Vec<(String, TableSql)>,
+        on_session: impl Fn(i32) + Send + Sync + 'static,
+    ) -> Self {
         on_session(session.pid());
         Self { store, session: Some(session), tables, on_session: Box::new(on_session) }
     }
@@ -510,7 +562,11 @@ impl Writer {
                 }
                 Attempt::Again(error) => {
                     self.session = None;
-                    tracing::warn!(pipeline = commit.pipeline, seq = commit.seq, "commit not made, trying again: {error}");
+                    tracing::warn!(
+                        pipeline = commit.pipeline,
+                        seq = commit.seq,
+                        "commit not made, trying again: {error}"
+                    );
                     if gave_up() {
                         return Ok(Settled::Aborted);
                     }
@@ -566,7 +622,10 @@ impl Writer {
                 }
                 Ok((epoch, _, _)) if epoch != commit.epoch => {
                     tracing::info!(pipeline, seq = commit.seq, "resolved=aborted");
-                    return Err(Error::fenced(format!("pipeline {pipeline}: this engine owned epoch {}, and epoch {epoch} has begun", commit.epoch)));
+                    return Err(Error::fenced(format!(
+                        "pipeline {pipeline}: this engine owned epoch {}, and epoch {epoch} has begun",
+                        commit.epoch
+                    )));
                 }
                 Ok(_) => {
                     tracing::info!(pipeline, seq = commit.seq, "resolved=aborted");
@@ -583,7 +642,9 @@ impl Writer {
                 Failed::Misfit => Attempt::Misfit,
                 Failed::Hangs(error) => Attempt::Again(error),
                 Failed::Answered(error) => match error.as_db_error() {
-                    Some(db) if is_data(db.code()) && !apart => Attempt::Refused(format!("{}: {}", db.code().code(), db.message())),
+                    Some(db) if is_data(db.code()) && !apart => {
+                        Attempt::Refused(format!("{}: {}", db.code().code(), db.message()))
+                    }
                     Some(db) if !is_transient(db.code()) => Attempt::Fatal(told(&error)),
                     None if !is_lost(&error) => Attempt::Fatal(told(&error)),
                     _ => Attempt::Again(told(&error)),
@@ -628,7 +689,12 @@ impl Writer {
 }
 
 /// Everything between BEGIN and COMMIT.
-async fn transact(session: &mut Session, tables: &[(String, TableSql)], commit: &Commit, apart: bool) -> Result<(), Failed> {
+async fn transact(
+    session: &mut Session,
+    tables: &[(String, TableSql)],
+    commit: &Commit,
+    apart: bool,
+) -> Result<(), Failed> {
     deadline(session.timeout, session.client.batch_execute("BEGIN")).await?.map_err(Failed::Answered)?;
     failpoint::hit("begun")?;
     fence(session, commit).await?;
@@ -678,7 +744,13 @@ async fn fence(session: &mut Session, commit: &Commit) -> Result<(), Failed> {
 /// Names the layout of the state: state of another version is rebuilt from the log.
 pub const STATE_VERSION: &str = concat!("1 datafusion ", "55.2");
 
-async fn write_view(session: &mut Session, table: &(String, TableSql), view: &ViewCommit, commit: &Commit, apart: bool) -> Result<(), Failed> {
+async fn write_view(
+    session: &mut Session,
+    table: &(String, TableSql),
+    view: &ViewCommit,
+    commit: &Commit,
+    apart: bool,
+) -> Result<(), Failed> {
     let (name, sql) = table;
     for rows in &view.write.deletes {
         session.often(&sql.delete, &parameters(rows)).await?;
@@ -709,16 +781,25 @@ fn parameters(rows: &Rows) -> Vec<&(dyn ToSql + Sync)> {
 }
 
 /// Upserts what the database takes; each row that it refuses becomes a dead letter. Halves until the row is alone.
-async fn upsert_apart(session: &mut Session, table: &(String, TableSql), rows: &Rows, commit: &Commit) -> Result<(), Failed> {
+async fn upsert_apart(
+    session: &mut Session,
+    table: &(String, TableSql),
+    rows: &Rows,
+    commit: &Commit,
+) -> Result<(), Failed> {
     let mut todo = vec![rows.clone()];
     while let Some(rows) = todo.pop() {
         deadline(session.timeout, session.client.batch_execute("SAVEPOINT apart")).await?.map_err(Failed::Answered)?;
         match session.often(&table.1.upsert, &parameters(&rows)).await {
             Ok(_) => {
-                deadline(session.timeout, session.client.batch_execute("RELEASE apart")).await?.map_err(Failed::Answered)?;
+                deadline(session.timeout, session.client.batch_execute("RELEASE apart"))
+                    .await?
+                    .map_err(Failed::Answered)?;
             }
             Err(Failed::Answered(error)) if error.as_db_error().is_some_and(|db| is_data(db.code())) => {
-                deadline(session.timeout, session.client.batch_execute("ROLLBACK TO apart")).await?.map_err(Failed::Answered)?;
+                deadline(session.timeout, session.client.batch_execute("ROLLBACK TO apart"))
+                    .await?
+                    .map_err(Failed::Answered)?;
                 let count = rows.batch.num_rows();
                 if count == 1 {
                     refused_row(session, &table.0, &rows, commit, &error).await?;
@@ -734,7 +815,13 @@ async fn upsert_apart(session: &mut Session, table: &(String, TableSql), rows: &
     Ok(())
 }
 
-async fn refused_row(session: &mut Session, view: &str, rows: &Rows, commit: &Commit, error: &tokio_postgres::Error) -> Result<(), Failed> {
+async fn refused_row(
+    session: &mut Session,
+    view: &str,
+    rows: &Rows,
+    commit: &Commit,
+    error: &tokio_postgres::Error,
+) -> Result<(), Failed> {
     let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
     let written = writer.write(&rows.batch).and_then(|()| writer.finish());
     written.map_err(|error| Failed::Hangs(error.into()))?;
@@ -821,7 +908,8 @@ async fn progress(session: &mut Session, commit: &Commit) -> Result<(), Failed> 
     let parts: Vec<i32> = commit.moves.iter().map(|m| m.range.partition).collect();
     let idle: Vec<bool> = commit.moves.iter().map(|m| m.idle).collect();
     let (from, until) = (column(|m| m.range.from), column(|m| m.range.until));
-    let (watermark, rebuild, rebuild_watermark) = (column(|m| m.watermark), column(|m| m.rebuild_from), column(|m| m.rebuild_watermark));
+    let (watermark, rebuild, rebuild_watermark) =
+        (column(|m| m.watermark), column(|m| m.rebuild_from), column(|m| m.rebuild_watermark));
     let sql = format!(
         "UPDATE tidegate.progress p SET next_offset = n.until, watermark = {wm}, idle = n.idle, rebuild_from = n.rebuild, rebuild_watermark = {rebuild_wm}, \
          checkpoint_offset = CASE WHEN $9::boolean THEN n.until ELSE greatest(p.checkpoint_offset, n.rebuild) END, \
@@ -833,7 +921,10 @@ async fn progress(session: &mut Session, commit: &Commit) -> Result<(), Failed> 
     );
     let checkpoint = commit.checkpoint.is_some();
     let moved = session
-        .often(&sql, &[&commit.pipeline, &parts, &from, &until, &watermark, &idle, &rebuild, &rebuild_watermark, &checkpoint])
+        .often(
+            &sql,
+            &[&commit.pipeline, &parts, &from, &until, &watermark, &idle, &rebuild, &rebuild_watermark, &checkpoint],
+        )
         .await?;
     if moved == parts.len() as u64 { Ok(()) } else { Err(Failed::Misfit) }
 }
@@ -856,7 +947,11 @@ fn unpack(groups: i64, digest: &[u8], data: &[u8]) -> Result<RecordBatch, String
     }
     let mut reader = StreamReader::try_new(data, None).map_err(|error| error.to_string())?;
     let batch = reader.next().ok_or("it is empty")?.map_err(|error| error.to_string())?;
-    if batch.num_rows() as i64 != groups { Err(format!("it has {} groups instead of {groups}", batch.num_rows())) } else { Ok(batch) }
+    if batch.num_rows() as i64 != groups {
+        Err(format!("it has {} groups instead of {groups}", batch.num_rows()))
+    } else {
+        Ok(batch)
+    }
 }
 
 /// Where a partition begins that was never read.

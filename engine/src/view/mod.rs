@@ -107,10 +107,21 @@ impl View {
             fields.push(Field::new(format!("c{index}"), data_type, true));
         }
         for (index, aggregate) in plan.aggregates.iter().enumerate() {
-            fields.push(Field::new(format!("c{}", plan.groups.len() + index), aggregate.function.field().data_type().clone(), true));
+            fields.push(Field::new(
+                format!("c{}", plan.groups.len() + index),
+                aggregate.function.field().data_type().clone(),
+                true,
+            ));
         }
         fields.push(Field::new(crate::sql::ROW, DataType::UInt32, false));
-        Ok(Self { plan, layout, open: BTreeMap::new(), counts: Counts::default(), above_schema: Arc::new(Schema::new(fields)), floor })
+        Ok(Self {
+            plan,
+            layout,
+            open: BTreeMap::new(),
+            counts: Counts::default(),
+            above_schema: Arc::new(Schema::new(fields)),
+            floor,
+        })
     }
 
     /// Its plan.
@@ -146,7 +157,12 @@ impl View {
     }
 
     /// Runs the plan below. Where an expression fails, the row is found by halving and rejected for this view.
-    fn run_below(&mut self, rows: &RecordBatch, passed: &mut Vec<RecordBatch>, rejects: &mut Option<&mut Vec<Reject>>) -> Result<()> {
+    fn run_below(
+        &mut self,
+        rows: &RecordBatch,
+        passed: &mut Vec<RecordBatch>,
+        rejects: &mut Option<&mut Vec<Reject>>,
+    ) -> Result<()> {
         match self.plan.below.run(vec![rows.clone()]) {
             Ok(batches) => passed.extend(batches),
             Err(error) if rows.num_rows() == 1 => {
@@ -165,7 +181,13 @@ impl View {
     }
 
     /// Judges rows, and gives each to its window.
-    fn accept(&mut self, source: &RecordBatch, batch: RecordBatch, frontier: i64, rejects: &mut Option<&mut Vec<Reject>>) -> Result<()> {
+    fn accept(
+        &mut self,
+        source: &RecordBatch,
+        batch: RecordBatch,
+        frontier: i64,
+        rejects: &mut Option<&mut Vec<Reject>>,
+    ) -> Result<()> {
         let size = self.plan.size_us;
         let inputs = self.plan.inputs.clone();
         let batch = self.above_floor(batch)?;
@@ -173,7 +195,8 @@ impl View {
         let marks = batch.column(inputs.watermark).as_primitive::<Int64Type>().values();
         let too_late = |start: i64, mark: i64| start + size <= mark.max(frontier);
         let batch = if starts.iter().zip(marks).any(|(start, mark)| too_late(*start, *mark)) {
-            let keep: BooleanArray = starts.iter().zip(marks).map(|(start, mark)| Some(!too_late(*start, *mark))).collect();
+            let keep: BooleanArray =
+                starts.iter().zip(marks).map(|(start, mark)| Some(!too_late(*start, *mark))).collect();
             for row in (0..batch.num_rows()).filter(|row| !keep.value(*row)) {
                 let own = starts[row] + size <= marks[row];
                 self.counts.late += 1;
@@ -218,9 +241,11 @@ impl View {
         let inputs = &self.plan.inputs;
         let open = match self.open.entry(start) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(Open { window: Window::new(self.layout.clone())?, needs: Needs::new(), pieces: Vec::new() })
-            }
+            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Open {
+                window: Window::new(self.layout.clone())?,
+                needs: Needs::new(),
+                pieces: Vec::new(),
+            }),
         };
         let partitions = batch.column(inputs.partition).as_primitive::<Int32Type>().values();
         let mut last = i32::MIN;
@@ -246,7 +271,11 @@ impl View {
         let offsets = source.column(source.num_columns() - 2).as_primitive::<Int64Type>().values();
         let position = partitions.iter().zip(offsets).position(|(p, o)| (*p, *o) == (partition, offset));
         let position = position.ok_or_else(|| Error::bug(format!("row {partition}/{offset} is not in its chunk")))?;
-        let (reason, by) = if own { ("late", "its partition's watermark") } else { ("late-after-idle", "the closed windows' frontier") };
+        let (reason, by) = if own {
+            ("late", "its partition's watermark")
+        } else {
+            ("late-after-idle", "the closed windows' frontier")
+        };
         let detail = format!("the window that starts at {} had ended by {by} {}", rfc3339(start), rfc3339(judge));
         Ok(self.reject(source, position, reason, detail))
     }
@@ -355,7 +384,8 @@ impl View {
 
     /// Drops the windows that end at or before the frontier; how many there were, and whether one had state in the database.
     pub fn close(&mut self, frontier: i64) -> (usize, bool) {
-        let closed: Vec<i64> = self.open.keys().copied().take_while(|start| start + self.plan.size_us <= frontier).collect();
+        let closed: Vec<i64> =
+            self.open.keys().copied().take_while(|start| start + self.plan.size_us <= frontier).collect();
         let dropped = closed.iter().filter_map(|start| self.open.remove(start));
         let stored = dropped.filter(|open| !open.pieces.is_empty()).count() > 0;
         (closed.len(), stored)
@@ -385,7 +415,9 @@ impl View {
 
     /// Bytes of its state, roughly; and its groups.
     pub fn size(&self) -> (usize, usize) {
-        self.open.values().fold((0, 0), |(bytes, groups), open| (bytes + open.window.bytes(), groups + open.window.len()))
+        self.open
+            .values()
+            .fold((0, 0), |(bytes, groups), open| (bytes + open.window.bytes(), groups + open.window.len()))
     }
 
     /// State that changed since the last checkpoint, as pieces of commit `seq`.
@@ -418,9 +450,11 @@ impl View {
     pub fn load(&mut self, window_start: i64, groups: RecordBatch, seq: i64) -> Result<()> {
         let open = match self.open.entry(window_start) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(Open { window: Window::new(self.layout.clone())?, needs: Needs::new(), pieces: Vec::new() })
-            }
+            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Open {
+                window: Window::new(self.layout.clone())?,
+                needs: Needs::new(),
+                pieces: Vec::new(),
+            }),
         };
         let since = open.pieces.last().map_or(0, |piece| piece.seq);
         open.pieces.push(Piece { seq, since, bytes: groups.get_array_memory_size() });
@@ -489,7 +523,9 @@ fn constant_time(us: i64, data_type: &DataType, rows: usize) -> Result<ArrayRef>
     let array: ArrayRef = Arc::new(TimestampMicrosecondArray::from_value(us, rows));
     // First the zone, which changes no value, then the unit.
     let zoned = match data_type {
-        DataType::Timestamp(_, Some(zone)) => Arc::new(array.as_primitive::<arrow::datatypes::TimestampMicrosecondType>().clone().with_timezone(zone.clone())),
+        DataType::Timestamp(_, Some(zone)) => Arc::new(
+            array.as_primitive::<arrow::datatypes::TimestampMicrosecondType>().clone().with_timezone(zone.clone()),
+        ),
         _ => array,
     };
     Ok(cast(&zoned, data_type)?)
@@ -502,6 +538,8 @@ fn as_json(rows: &RecordBatch, row: usize, columns: usize) -> Option<Vec<u8>> {
     writer.write(&one).ok()?;
     writer.finish().ok()?;
     let mut text = writer.into_inner();
-    text.truncate(text.iter().rposition(|byte| *byte != b'\n').map_or(0, |end| end + 1).min(crate::batch::PAYLOAD_BYTES_MAX));
+    text.truncate(
+        text.iter().rposition(|byte| *byte != b'\n').map_or(0, |end| end + 1).min(crate::batch::PAYLOAD_BYTES_MAX),
+    );
     Some(text)
 }

@@ -121,7 +121,11 @@ fn accumulators(aggregates: &[Aggregate]) -> Result<Vec<Box<dyn GroupsAccumulato
 impl Window {
     /// A window without groups.
     pub fn new(layout: Arc<Layout>) -> Result<Self> {
-        let index = if layout.keys.fields().is_empty() { None } else { Some(new_group_values(layout.keys.clone(), &GroupOrdering::None)?) };
+        let index = if layout.keys.fields().is_empty() {
+            None
+        } else {
+            Some(new_group_values(layout.keys.clone(), &GroupOrdering::None)?)
+        };
         Ok(Self {
             layout,
             index,
@@ -165,11 +169,21 @@ impl Window {
     }
 
     /// Aggregates rows of this window, in their order.
-    pub fn update(&mut self, aggregates: &[Aggregate], keys: &[ArrayRef], arguments: &[Arguments], rows: usize) -> Result<()> {
+    pub fn update(
+        &mut self,
+        aggregates: &[Aggregate],
+        keys: &[ArrayRef],
+        arguments: &[Arguments],
+        rows: usize,
+    ) -> Result<()> {
         let mut ids = self.intern(keys, rows)?;
         let mut epoch = match self.epoch.take() {
             Some(epoch) => epoch,
-            None => Epoch { accumulators: accumulators(aggregates)?, groups: Vec::new(), keys: vec![Vec::new(); keys.len()] },
+            None => Epoch {
+                accumulators: accumulators(aggregates)?,
+                groups: Vec::new(),
+                keys: vec![Vec::new(); keys.len()],
+            },
         };
         let first_new = epoch.groups.len();
         let mut first_rows = Vec::new();
@@ -250,7 +264,8 @@ impl Window {
     /// Merges small segments when there are many, everything when most of it is dead.
     fn compact(&mut self) -> Result<()> {
         let held = || self.segments.iter().flatten();
-        let (count, live, rows) = (held().count(), self.located.len(), held().map(|s| s.batch.num_rows()).sum::<usize>());
+        let (count, live, rows) =
+            (held().count(), self.located.len(), held().map(|s| s.batch.num_rows()).sum::<usize>());
         let mostly_dead = rows - live.min(rows) > live + 4096;
         if count <= SEGMENTS_MAX && !mostly_dead {
             // Positions of dropped segments are never used again; do not let them pile up either.
@@ -261,13 +276,17 @@ impl Window {
         let largest = held().map(|s| s.live).max().unwrap_or(0);
         let merged = |segment: &Segment| mostly_dead || segment.live < largest || largest < live / 2;
         let keep: Vec<bool> = self.segments.iter().map(|s| s.as_ref().is_some_and(|s| !merged(s))).collect();
-        let groups: Vec<usize> =
-            (0..self.located.len()).filter(|g| self.located[*g] != NOWHERE && !keep[self.located[*g].0 as usize]).collect();
+        let groups: Vec<usize> = (0..self.located.len())
+            .filter(|g| self.located[*g] != NOWHERE && !keep[self.located[*g].0 as usize])
+            .collect();
         let places: Vec<(u32, u32)> = groups.iter().map(|g| self.located[*g]).collect();
         let batch = if places.is_empty() {
             None
         } else {
-            Some(RecordBatch::try_new(self.layout.schema.clone(), self.gather(&places, 0..self.layout.schema.fields().len())?)?)
+            Some(RecordBatch::try_new(
+                self.layout.schema.clone(),
+                self.gather(&places, 0..self.layout.schema.fields().len())?,
+            )?)
         };
         let mut moved = vec![u32::MAX; self.segments.len()];
         let mut kept = Vec::new();
@@ -321,8 +340,10 @@ impl Window {
 
     /// The state of the groups that changed after commit `since`.
     pub fn changed_since(&self, since: i64) -> Result<Option<RecordBatch>> {
-        let places: Vec<(u32, u32)> =
-            (0..self.located.len()).filter(|g| self.changed[*g] > since && self.located[*g] != NOWHERE).map(|g| self.located[g]).collect();
+        let places: Vec<(u32, u32)> = (0..self.located.len())
+            .filter(|g| self.changed[*g] > since && self.located[*g] != NOWHERE)
+            .map(|g| self.located[g])
+            .collect();
         if places.is_empty() {
             return Ok(None);
         }
@@ -356,7 +377,13 @@ impl Window {
     }
 }
 
-fn merge(accumulators: &mut [Box<dyn GroupsAccumulator>], widths: &[usize], state: &[ArrayRef], ids: &[usize], total: usize) -> Result<()> {
+fn merge(
+    accumulators: &mut [Box<dyn GroupsAccumulator>],
+    widths: &[usize],
+    state: &[ArrayRef],
+    ids: &[usize],
+    total: usize,
+) -> Result<()> {
     let mut rest = state;
     for (accumulator, width) in accumulators.iter_mut().zip(widths) {
         let (own, others) = rest.split_at(*width);
