@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use rdkafka::types::RDKafkaErrorCode;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -278,9 +277,7 @@ impl Pipeline {
                     partition.at_end = true;
                     partition.quiet.at_end(clock::now());
                 }
-                Event::Failed { partition, code, message } => {
-                    return Err(self.unreadable(running, partition, code, &message));
-                }
+                Event::Failed { partition, why } => return Err(self.unreadable(running, partition, &why)),
             }
         }
         failpoint::hit("read")?;
@@ -298,7 +295,7 @@ impl Pipeline {
     }
 
     /// What to say when a partition cannot be read.
-    fn unreadable(&self, running: &mut Running, partition: i32, code: RDKafkaErrorCode, message: &str) -> Error {
+    fn unreadable(&self, running: &mut Running, partition: i32, why: &str) -> Error {
         if let Err(named) = recovery::verify(self, running)
             && named.kind != Kind::Wait
         {
@@ -307,10 +304,7 @@ impl Pipeline {
         let source = &self.source.source;
         Error::wait(
             "TG-KAFKA-READ",
-            format!(
-                "source {}: partition {partition} of {} cannot be read: {code}: {message}",
-                source.name, source.options.topic
-            ),
+            format!("source {}: partition {partition} of {} cannot be read: {why}", source.name, source.options.topic),
         )
     }
 

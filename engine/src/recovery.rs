@@ -418,10 +418,10 @@ fn replay(
                     (record.partition, record.offset + 1)
                 }
                 Event::End { partition, offset } => (partition, offset),
-                Event::Failed { partition, code, message } => {
+                Event::Failed { partition, why } => {
                     return Err(Error::wait(
                         "TG-KAFKA-READ",
-                        format!("partition {partition} cannot be replayed: {code}: {message}"),
+                        format!("partition {partition} cannot be replayed: {why}"),
                     ));
                 }
             };

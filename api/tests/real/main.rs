@@ -3,6 +3,8 @@
 //! Each test has a topic and a database of its own; the servers are shared, but for tests that kill them. The expected
 //! rows come from [`oracle`], which reads the log itself and computes in plain SQL.
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 mod engine;
 mod invariants;
 mod kill_points;

@@ -10,7 +10,13 @@ use crate::world::{Servers, World, shared};
 
 #[test]
 fn postgres_and_kafka_may_be_killed_under_load() {
-    let mut servers = Servers::start();
+    let mut servers = match Servers::own() {
+        Ok(servers) => servers,
+        Err(why) => {
+            println!("SKIPPED postgres_and_kafka_may_be_killed_under_load: {why}");
+            return;
+        }
+    };
     let (topic, database, dir);
     // The world borrows the servers; what is killed between is found again by name.
     {

@@ -18,10 +18,23 @@ pub struct Servers {
 }
 
 impl Servers {
-    pub fn start() -> Self {
-        let postgres = Postgres::start().expect("Postgres starts");
-        let kafka = Kafka::start("512m").expect("Kafka starts");
+    /// Those that the environment names, else our own.
+    fn find() -> Self {
+        let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let postgres = match named("TIDEGATE_TEST_DATABASE_URL") {
+            Some(url) => Postgres::named(&url).expect("the named database answers"),
+            None => Postgres::start().expect("Postgres starts"),
+        };
+        let kafka = match named("TIDEGATE_TEST_KAFKA_BROKERS") {
+            Some(brokers) => Kafka::named(&brokers).expect("the named brokers answer"),
+            None => Kafka::start("512m").expect("Kafka starts"),
+        };
         Self { kafka, postgres }
+    }
+
+    /// Servers that a test may kill.
+    pub fn own() -> Result<Self, String> {
+        Ok(Self { postgres: Postgres::start()?, kafka: Kafka::start("512m")? })
     }
 }
 
@@ -29,13 +42,11 @@ static SHARED: OnceLock<Mutex<Servers>> = OnceLock::new();
 
 extern "C" fn stop_shared() {
     if let Some(servers) = SHARED.get()
-        && let Ok(servers) = servers.lock()
+        && let Ok(mut servers) = servers.lock()
     {
         // Statics are not dropped: the processes are ended by pid.
-        for (pid, signal) in [(servers.kafka.pid(), libc::SIGKILL), (servers.postgres.pid(), libc::SIGQUIT)] {
-            tidegate_bench::local::process::kill(pid, signal);
-        }
-        let _ = std::fs::remove_dir_all(servers.kafka.dir());
+        servers.kafka.end();
+        servers.postgres.end();
     }
 }
 
@@ -43,7 +54,7 @@ extern "C" fn stop_shared() {
 pub fn shared() -> MutexGuard<'static, Servers> {
     let servers = SHARED.get_or_init(|| {
         at_exit();
-        Mutex::new(Servers::start())
+        Mutex::new(Servers::find())
     });
     servers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

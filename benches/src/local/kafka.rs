@@ -55,9 +55,10 @@ pub fn jars() -> Result<PathBuf> {
 /// A broker of our own.
 pub struct Kafka {
     process: Option<Process>,
-    dir: TempDir,
+    /// `None` for brokers that are not ours.
+    dir: Option<TempDir>,
     jars: PathBuf,
-    port: u16,
+    brokers: String,
     heap: String,
 }
 
@@ -77,19 +78,36 @@ impl Kafka {
         );
         std::fs::write(dir.path().join("server.properties"), properties)
             .map_err(|error| format!("cannot configure Kafka: {error}"))?;
-        let mut kafka = Self { process: None, dir, jars, port, heap: heap.to_string() };
+        let brokers = format!("127.0.0.1:{port}");
+        let mut kafka = Self { process: None, dir: Some(dir), jars, brokers, heap: heap.to_string() };
         let id = kafka.tool(&["random-uuid"])?;
         kafka.tool(&["format", "-t", id.trim(), "-c", "server.properties"])?;
         kafka.restart()?;
         Ok(kafka)
     }
 
+    /// Brokers that somebody else runs: they can be used, and not be killed.
+    pub fn named(brokers: &str) -> Result<Self> {
+        let kafka =
+            Self { process: None, dir: None, jars: PathBuf::new(), brokers: brokers.to_string(), heap: String::new() };
+        let client: BaseConsumer = kafka.config().create().map_err(|error| error.to_string())?;
+        client.fetch_metadata(None, Duration::from_secs(10)).map_err(|error| format!("{brokers}: {error}"))?;
+        Ok(kafka)
+    }
+
+    /// Ends what is ours, and removes its files.
+    pub fn end(&mut self) {
+        self.kill9();
+        self.dir = None;
+    }
+
+    fn dir(&self) -> &Path {
+        self.dir.as_ref().map_or(Path::new("."), TempDir::path)
+    }
+
     fn java(&self) -> Command {
         let mut command = Command::new("java");
-        command
-            .current_dir(self.dir.path())
-            .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
-            .arg("-XX:+UseSerialGC");
+        command.current_dir(self.dir()).arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn").arg("-XX:+UseSerialGC");
         command.args(["-cp", &format!("{}/*", self.jars.display())]);
         command
     }
@@ -122,17 +140,12 @@ impl Kafka {
     }
 
     fn log(&self) -> PathBuf {
-        self.dir.path().join("kafka.log")
+        self.dir().join("kafka.log")
     }
 
-    /// Where it keeps its files.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
-    /// `127.0.0.1:port`.
+    /// `host:port`.
     pub fn brokers(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.brokers.clone()
     }
 
     /// The broker's pid.

@@ -12,7 +12,10 @@ use super::{Result, TempDir, free_port, wait_until};
 pub struct Postgres {
     process: Option<Process>,
     bin: PathBuf,
-    dir: TempDir,
+    /// `None` for a server that is not ours.
+    dir: Option<TempDir>,
+    /// `user[:password]@host`.
+    access: String,
     port: u16,
     user: Option<(u32, u32)>,
 }
@@ -63,8 +66,9 @@ impl Postgres {
             chown(dir.path(), Some(uid), Some(gid))
                 .map_err(|error| format!("cannot give {} away: {error}", dir.path().display()))?;
         }
-        let mut server = Self { process: None, bin, dir, port, user };
-        let log = server.dir.path().join("initdb.log");
+        let mut server =
+            Self { process: None, bin, dir: Some(dir), access: "tidegate@127.0.0.1".to_string(), port, user };
+        let log = server.dir().join("initdb.log");
         let mut init = Command::new(server.bin.join("initdb"));
         init.args(["--auth=trust", "--username=tidegate", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"])
             .arg(server.data())
@@ -78,8 +82,31 @@ impl Postgres {
         Ok(server)
     }
 
+    /// A server that somebody else runs: it can be used, and not be killed. Its role must be able to create databases.
+    pub fn named(url: &str) -> Result<Self> {
+        let refused = || format!("{url} is not postgres://user:password@host:port/database");
+        let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://")).ok_or_else(refused)?;
+        let (access, place) = rest.rsplit_once(':').ok_or_else(refused)?;
+        let port = place.split('/').next().and_then(|port| port.parse().ok()).ok_or_else(refused)?;
+        let server =
+            Self { process: None, bin: PathBuf::new(), dir: None, access: access.to_string(), port, user: None };
+        server.psql("postgres", "SELECT 1").map(|_| server)
+    }
+
+    /// Ends what is ours, and removes its files.
+    pub fn end(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.stop(libc::SIGQUIT, Duration::from_secs(10));
+        }
+        self.dir = None;
+    }
+
+    fn dir(&self) -> &Path {
+        self.dir.as_ref().map_or(Path::new("."), TempDir::path)
+    }
+
     fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.dir().join("data")
     }
 
     /// Starts it again on the same port and data.
@@ -87,7 +114,7 @@ impl Postgres {
         self.process = None;
         let mut command = Command::new(self.bin.join("postgres"));
         command.arg("-D").arg(self.data()).current_dir("/");
-        command.args(["-p", &self.port.to_string(), "-k"]).arg(self.dir.path());
+        command.args(["-p", &self.port.to_string(), "-k"]).arg(self.dir());
         for setting in [
             "listen_addresses=127.0.0.1",
             "shared_buffers=256MB",
@@ -97,37 +124,19 @@ impl Postgres {
         ] {
             command.args(["-c", setting]);
         }
-        self.process =
-            Some(Process::spawn("postgres", &mut command, &self.dir.path().join("postgres.log"), self.user)?);
+        self.process = Some(Process::spawn("postgres", &mut command, &self.dir().join("postgres.log"), self.user)?);
         let ready = wait_until(Duration::from_secs(60), || self.psql("postgres", "SELECT 1").is_ok());
         if ready {
             Ok(())
         } else {
-            Err(format!("postgres is not ready; its log is {}", self.dir.path().join("postgres.log").display()))
+            Err(format!("postgres is not ready; its log is {}", self.dir().join("postgres.log").display()))
         }
     }
 
     /// Runs one statement with the server's own client.
     pub fn psql(&self, database: &str, sql: &str) -> Result<String> {
         let output = Command::new(self.bin.join("psql"))
-            .args([
-                "-X",
-                "-A",
-                "-t",
-                "-q",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-h",
-                "127.0.0.1",
-                "-p",
-                &self.port.to_string(),
-                "-U",
-                "tidegate",
-                "-d",
-                database,
-                "-c",
-                sql,
-            ])
+            .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", &self.url(database), "-c", sql])
             .output()
             .map_err(|error| format!("cannot start psql: {error}"))?;
         if output.status.success() {
@@ -145,7 +154,7 @@ impl Postgres {
 
     /// The URL of a database.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://tidegate@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://{}:{}/{database}", self.access, self.port)
     }
 
     /// Its port.

@@ -99,9 +99,7 @@ pub enum Event<'a> {
         /// The partition.
         partition: i32,
         /// Why.
-        code: rdkafka::types::RDKafkaErrorCode,
-        /// Why, for a person.
-        message: String,
+        why: String,
     },
 }
 
@@ -144,12 +142,13 @@ fn event(message: &sys::rd_kafka_message_t) -> Event<'_> {
     if message.err == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF {
         return Event::End { partition, offset };
     }
-    let text = bytes(message, message.payload, message.len).map(|text| String::from_utf8_lossy(text).into_owned());
-    Event::Failed { partition, code: message.err.into(), message: text.unwrap_or_default() }
+    let code = rdkafka::types::RDKafkaErrorCode::from(message.err);
+    let text = bytes(message, message.payload, message.len).map(String::from_utf8_lossy);
+    Event::Failed { partition, why: format!("{code}: {}", text.unwrap_or_default()) }
 }
 
 /// Bytes that a message owns, lent for as long as the message is.
-fn bytes<'a>(_owner: &'a sys::rd_kafka_message_t, start: *mut std::ffi::c_void, len: usize) -> Option<&'a [u8]> {
+fn bytes(_owner: &sys::rd_kafka_message_t, start: *mut std::ffi::c_void, len: usize) -> Option<&[u8]> {
     // SAFETY: librdkafka gives null for an absent field, else `len` bytes that live as long as the message.
     (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start.cast::<u8>(), len) })
 }

@@ -548,7 +548,7 @@ fn table(view: &str, root: &LogicalPlan, aggregate: &LogicalAggregate, groups: &
         // window_end beside window_start adds nothing to the key.
         let is_window = |group: usize| matches!(groups[group], Group::Window { .. });
         let key_of = group.filter(|group| {
-            !keyed.contains(group) && !(is_window(*group) && keyed.iter().any(|other| is_window(*other)))
+            !(keyed.contains(group) || is_window(*group) && keyed.iter().any(|other| is_window(*other)))
         });
         keyed.extend(key_of);
         if sql_type(field.data_type()).is_none() {
