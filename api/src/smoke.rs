@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use sqlx::{Connection, PgConnection, Row};
-use tidegate_engine::kafka::producer::{Producer, ensure_topic};
+use tidegate_engine::kafka::producer::{Producer, end_of, ensure_topic};
 use tidegate_engine::settings::Settings;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -135,7 +135,16 @@ async fn smoke(settings: &Settings, options: &Options) -> Checked {
             }
         }
         donation_arrives_once(&mut database, &producer).await?;
+        let end = end_of(brokers, &options.topic).map_err(|error| error.to_string())?;
+        let waiting = Instant::now();
+        while committed(&mut database).await? < end {
+            if waiting.elapsed() > PATIENCE {
+                return Err(format!("the engine does not catch up with the topic's {end} records"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         engine.stop()?;
+        println!("smoke: all {end} records of the topic are committed");
     }
     accounting(&mut database).await
 }
@@ -187,9 +196,9 @@ async fn donation_arrives_once(database: &mut PgConnection, producer: &Producer)
     let before = donations(database, stream).await?;
     let now = chrono::Utc::now().timestamp_millis();
     let event = donation_or_other(&id.to_string(), &time(now), "donation", stream, "smoke", None, Some(cents));
+    let (sent, expected) = (Instant::now(), (before.0 + 1, before.1 + i64::from(cents)));
     producer.send(stream.as_bytes(), event.as_bytes()).map_err(|error| error.to_string())?;
     producer.flush(PATIENCE).map_err(|error| error.to_string())?;
-    let (sent, expected) = (Instant::now(), (before.0 + 1, before.1 + i64::from(cents)));
     loop {
         let found = donations(database, stream).await?;
         if found == expected {
@@ -232,6 +241,7 @@ async fn accounting(database: &mut PgConnection) -> Checked {
         let name: String = row.get(0);
         let [read, decoded, rejected, commits, offsets] = [1, 2, 3, 4, 5].map(|column| row.get::<i64, _>(column));
         println!("source {name}: read {read} = decoded {decoded} + rejected {rejected} ({commits} commits)");
+        // Markers of transactions have offsets and are no records.
         if read != decoded + rejected || read > offsets {
             wrong.push(format!("source {name} does not add up ({offsets} offsets are committed)"));
         }

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Memory runs ahead of the database by one epoch at most, and only by what gather does: views change only when the
-//! commit before is known to be there. Whatever does not fit ends in [`Ended::Recover`], never in a partial roll-back.
+//! commit before is known to be there. Whatever does not fit ends in `Ended::Recover`, never in a partial roll-back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

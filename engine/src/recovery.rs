@@ -139,8 +139,8 @@ fn begin_new_partitions(pipeline: &Pipeline, session: &Session, stored: &mut Sto
         return Ok(());
     }
     pipeline.runtime.block_on(session.begin_partitions(&pipeline.source.source.name, stored.epoch, &starts))?;
+    tracing::info!(pipeline = pipeline.source.source.name, "begins to read partitions at offsets {starts:?}");
     for (partition, offset) in starts {
-        tracing::info!(pipeline = pipeline.source.source.name, partition, offset, "begins to read a partition");
         stored.partitions.push(StoredPartition {
             partition,
             next_offset: offset,

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod edges;
 mod engine;
 mod invariants;
 mod kill_points;

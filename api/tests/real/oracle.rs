@@ -14,6 +14,7 @@ use crate::world::World;
 pub const SETUP: &str = r#"
 CREATE SCHEMA IF NOT EXISTS oracle;
 CREATE TABLE IF NOT EXISTS oracle.raw (part int, off bigint, payload bytea, PRIMARY KEY (part, off));
+CREATE TABLE IF NOT EXISTS oracle.decoded (part int, off bigint, reason text, ts timestamptz, event_type text, stream_id text, amount numeric, PRIMARY KEY (part, off));
 CREATE OR REPLACE FUNCTION oracle.decode(payload bytea, OUT reason text, OUT ts timestamptz, OUT event_type text, OUT stream_id text, OUT amount numeric)
 LANGUAGE plpgsql AS $$
 DECLARE j jsonb;
@@ -35,13 +36,12 @@ BEGIN
 END $$;
 -- What should have become of each record: rejected, late or accepted.
 CREATE OR REPLACE VIEW oracle.judged AS
-WITH decoded AS MATERIALIZED (SELECT r.part, r.off, d.* FROM oracle.raw r, oracle.decode(r.payload) d),
-marked AS (
+WITH marked AS (
   SELECT *, date_bin('1 minute', ts, 'epoch') AS w,
          max(ts) OVER (PARTITION BY part ORDER BY off ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) - interval '10 seconds' AS wm
-  FROM decoded WHERE reason IS NULL)
+  FROM oracle.decoded WHERE reason IS NULL)
 SELECT part, off, CASE WHEN w + interval '1 minute' <= wm THEN 'late' END AS reason, w, event_type, stream_id, amount FROM marked
-UNION ALL SELECT part, off, reason, NULL, NULL, NULL, NULL FROM decoded WHERE reason IS NOT NULL;
+UNION ALL SELECT part, off, reason, NULL, NULL, NULL, NULL FROM oracle.decoded WHERE reason IS NOT NULL;
 CREATE TABLE IF NOT EXISTS oracle.audit (what text, seq bigint, epoch bigint, part int, from_ bigint, until bigint, watermark timestamptz);
 CREATE TABLE IF NOT EXISTS oracle.violations (what text, detail text);
 CREATE OR REPLACE FUNCTION oracle.note_progress() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -135,6 +135,10 @@ pub fn load(world: &World<'_>) {
     let file = world.dir.path().join("raw.tsv");
     std::fs::write(&file, text).expect("file");
     world.sql(&format!("\\copy oracle.raw FROM '{}'", file.display()));
+    world.sql(
+        "INSERT INTO oracle.decoded SELECT r.part, r.off, d.* FROM oracle.raw r, oracle.decode(r.payload) d \
+         WHERE NOT EXISTS (SELECT FROM oracle.decoded o WHERE o.part = r.part AND o.off = r.off); ANALYZE oracle.decoded",
+    );
 }
 
 /// The rows that the committed prefix must give, against those that are there; an empty text when they are equal.

@@ -8,7 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::error::{Error, Result};
@@ -102,4 +102,20 @@ pub fn ensure_topic(brokers: &str, topic: &str, partitions: i32) -> Result<()> {
         Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(refused(&code)),
         _ => Ok(()),
     }
+}
+
+/// The next offset of all partitions of a topic, added up.
+pub fn end_of(brokers: &str, topic: &str) -> Result<i64> {
+    let unanswered =
+        |error: &dyn std::fmt::Display| Error::wait("TG-KAFKA-UNREACHABLE", format!("topic {topic}: {error}"));
+    let client: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().map_err(|e| unanswered(&e))?;
+    let limit = Duration::from_secs(5);
+    let metadata = client.client().fetch_metadata(Some(topic), limit).map_err(|error| unanswered(&error))?;
+    let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+    let mut end = 0;
+    for partition in 0..partitions {
+        end += client.client().fetch_watermarks(topic, partition as i32, limit).map_err(|error| unanswered(&error))?.1;
+    }
+    Ok(end)
 }

@@ -5,7 +5,7 @@
 //! owner's sessions before it takes over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::postgres::{Session, Store};
@@ -23,7 +23,6 @@ const SILENT_AFTER: Duration = Duration::from_millis(1_600);
 pub struct Lease {
     stop: tokio::sync::watch::Sender<bool>,
     commit_pid: Arc<AtomicI32>,
-    last_beat: Arc<AtomicI64>,
 }
 
 impl Lease {
@@ -57,15 +56,8 @@ impl Lease {
         }
         session.beat(pipeline, 0).await?;
         let (stop, watch) = tokio::sync::watch::channel(false);
-        let lease = Self { stop, commit_pid: Arc::new(AtomicI32::new(0)), last_beat: Arc::new(AtomicI64::new(0)) };
-        tokio::spawn(beat(
-            session,
-            store.clone(),
-            pipeline.to_string(),
-            lease.commit_pid.clone(),
-            lease.last_beat.clone(),
-            watch,
-        ));
+        let lease = Self { stop, commit_pid: Arc::new(AtomicI32::new(0)) };
+        tokio::spawn(beat(session, store.clone(), pipeline.to_string(), lease.commit_pid.clone(), watch));
         Ok(Some(lease))
     }
 
@@ -88,7 +80,6 @@ async fn beat(
     store: Store,
     pipeline: String,
     commit_pid: Arc<AtomicI32>,
-    last_beat: Arc<AtomicI64>,
     mut stop: tokio::sync::watch::Receiver<bool>,
 ) {
     loop {
@@ -96,15 +87,12 @@ async fn beat(
             _ = stop.changed() => return,
             () = tokio::time::sleep(BEAT_EVERY) => {}
         }
-        match session.beat(&pipeline, commit_pid.load(Ordering::Relaxed)).await {
-            Ok(()) => last_beat.store(clock::wall_us(), Ordering::Relaxed),
-            Err(error) => {
-                tracing::warn!(pipeline, "no heartbeat: {error}");
-                if let Ok(again) = store.connect("lease").await
-                    && again.try_lock(&pipeline).await.unwrap_or(false)
-                {
-                    session = again;
-                }
+        if let Err(error) = session.beat(&pipeline, commit_pid.load(Ordering::Relaxed)).await {
+            tracing::warn!(pipeline, "no heartbeat: {error}");
+            if let Ok(again) = store.connect("lease").await
+                && again.try_lock(&pipeline).await.unwrap_or(false)
+            {
+                session = again;
             }
         }
     }
