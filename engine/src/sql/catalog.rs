@@ -15,7 +15,7 @@ use super::planned::{PlannedSource, PlannedView};
 use super::source::{Metadata, Origin, Source, event_time_type};
 use super::statement::{self, Statement};
 use super::view::ViewText;
-use super::{split, text, window};
+use super::{explain, split, text, window};
 use crate::batch::HIDDEN;
 use crate::error::{Error, Result};
 use crate::view::plan::leaf_table;
@@ -176,7 +176,7 @@ fn plan_source(session: &SessionContext, source: Source) -> Result<PlannedSource
         let Origin::Computed(text) = &column.origin else { continue };
         let (expr, data_type) = computed_expression(&state, &base, &text.to_string(), column.data_type.clone())
             .map_err(|error| {
-                split::explain(error, &source.file, column.line, column.column, &format!("column {}", column.name))
+                explain::explain(error, &source.file, column.line, column.column, &format!("column {}", column.name))
             })?;
         fields[index] = Field::new(&column.name, data_type, column.nullable);
         expressions.push((index, state.create_physical_expr(expr, &base)?));
@@ -211,7 +211,7 @@ fn computed_expression(
     declared: Option<DataType>,
 ) -> datafusion::error::Result<(Expr, DataType)> {
     let expr = state.create_logical_expr(text, base)?;
-    split::refuse_unrepeatable(&expr)?;
+    explain::refuse_unrepeatable(&expr)?;
     let own = expr.get_type(base)?;
     match declared {
         Some(declared) if declared != own => Ok((Expr::Cast(Cast::new(Box::new(expr), declared.clone())), declared)),

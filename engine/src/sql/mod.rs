@@ -8,7 +8,9 @@
 //! [`Catalog::load`] is the only door. Nothing here connects to anything or asks what time it is.
 
 mod catalog;
+mod explain;
 pub mod planned;
+mod recognise;
 pub mod source;
 mod split;
 mod statement;

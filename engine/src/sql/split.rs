@@ -14,25 +14,25 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DataFusionError, SchemaError};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DataFusionError};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{
-    Aggregate as LogicalAggregate, Expr, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, Volatility, col, lit,
+    Aggregate as LogicalAggregate, Expr, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, col, lit,
 };
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::prelude::SessionContext;
-use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
 use futures::executor::block_on;
 use sqlparser::ast;
 
+use super::explain::{explain, refuse_expressions};
 use super::planned::{Aggregate, Group, Inputs, PlannedSource, PlannedView, Table, TableColumn};
+use super::recognise::{Window, recognise};
 use super::view::ViewText;
-use super::window::TUMBLE_UDF;
 use crate::batch::HIDDEN;
 use crate::error::{Error, Result};
 use crate::sink::types::sql_type;
@@ -375,106 +375,6 @@ fn resolve(plan: &LogicalPlan, expr: Expr) -> Result<Expr> {
     }
 }
 
-/// A group expression that is a tumbling window.
-#[derive(Debug, Clone)]
-struct Window {
-    size_us: i64,
-    offset_us: i64,
-    shift_us: i64,
-}
-
-const DAY_US: i64 = 86_400_000_000;
-
-/// Recognises a window over the watermark's column; the error is a message and the way out.
-fn recognise(expr: &Expr, time_column: &str) -> Result<Option<Window>, (String, &'static str)> {
-    let Expr::ScalarFunction(function) = expr else { return Ok(None) };
-    let args = &function.args;
-    let (kind, time) = match function.func.name() {
-        TUMBLE_UDF => (TUMBLE_UDF, args.first()),
-        "date_bin" => ("date_bin", args.get(1)),
-        "date_trunc" => ("date_trunc", args.get(1)),
-        _ => return Ok(None),
-    };
-    let mut time = time.cloned().unwrap_or_else(|| lit(0));
-    while let Expr::Cast(cast) = time {
-        time = *cast.expr;
-    }
-    if !matches!(&time, Expr::Column(column) if column.name == time_column) {
-        return if kind == TUMBLE_UDF {
-            Err((
-                format!("the window is over {time}, which is not the watermark's column"),
-                "use the column of WATERMARK FOR",
-            ))
-        } else {
-            Ok(None)
-        };
-    }
-    let fixed = "use a window of fixed length: seconds, minutes, hours, days, weeks";
-    let (size_us, offset_us, shift_us) = match kind {
-        TUMBLE_UDF => match (int(args.get(1)), int(args.get(2)), int(args.get(3))) {
-            (Some(size), Some(offset), Some(shift)) => (size, offset, shift),
-            _ => return Ok(None),
-        },
-        "date_bin" => {
-            let size =
-                interval(args.first()).ok_or_else(|| (format!("the stride of {expr} has no fixed length"), fixed))?;
-            let origin = match args.get(2) {
-                None => 0,
-                Some(origin) => timestamp(origin)
-                    .ok_or_else(|| (format!("the origin of {expr} is not a constant"), "write a timestamp"))?,
-            };
-            (size, origin.rem_euclid(size), 0)
-        }
-        _ => match args.first().and_then(string).map(|unit| unit.to_lowercase()).as_deref() {
-            Some("millisecond") => (1_000, 0, 0),
-            Some("second") => (1_000_000, 0, 0),
-            Some("minute") => (60_000_000, 0, 0),
-            Some("hour") => (3_600_000_000, 0, 0),
-            Some("day") => (DAY_US, 0, 0),
-            Some("week") => (7 * DAY_US, 4 * DAY_US, 0),
-            _ => return Err((format!("{expr} is a window without a fixed length"), fixed)),
-        },
-    };
-    Ok(Some(Window { size_us, offset_us, shift_us }))
-}
-
-fn int(expr: Option<&Expr>) -> Option<i64> {
-    match expr? {
-        Expr::Literal(ScalarValue::Int64(value), _) => *value,
-        _ => None,
-    }
-}
-
-fn string(expr: &Expr) -> Option<&str> {
-    match expr {
-        Expr::Literal(value, _) => value.try_as_str().flatten(),
-        _ => None,
-    }
-}
-
-fn interval(expr: Option<&Expr>) -> Option<i64> {
-    match expr? {
-        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(value)), _)
-            if value.months == 0 && value.nanoseconds % 1_000 == 0 =>
-        {
-            let us = i64::from(value.days).checked_mul(DAY_US)?.checked_add(value.nanoseconds / 1_000)?;
-            (us > 0).then_some(us)
-        }
-        _ => None,
-    }
-}
-
-fn timestamp(expr: &Expr) -> Option<i64> {
-    match expr {
-        Expr::Cast(cast) => timestamp(&cast.expr),
-        Expr::Literal(value, _) => match value.cast_to(&DataType::Timestamp(TimeUnit::Microsecond, None)).ok()? {
-            ScalarValue::TimestampMicrosecond(value, _) => value,
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
 /// Replaces an aggregate's arguments by columns of the plan below, which are added to `exprs`.
 fn lower(view: &str, index: usize, expr: &Expr, exprs: &mut Vec<Expr>) -> Result<Expr> {
     let shown = expr.schema_name().to_string();
@@ -571,62 +471,4 @@ fn table(view: &str, root: &LogicalPlan, aggregate: &LogicalAggregate, groups: &
         }
     }
     Ok(Table { name: view.to_string(), columns })
-}
-
-/// Refuses what would give another answer the next time.
-pub fn refuse_unrepeatable(expr: &Expr) -> datafusion::error::Result<()> {
-    expr.apply(|e| match e {
-        Expr::ScalarFunction(f) if f.func.signature().volatility != Volatility::Immutable => Err(DataFusionError::Plan(format!(
-            "{}() gives another answer each time it is asked, so a replay after a crash would too; use the event time or a column",
-            f.func.name()
-        ))),
-        Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) => {
-            Err(DataFusionError::Plan("a subquery in an expression is not supported yet; leave it out".to_string()))
-        }
-        Expr::Placeholder(p) => Err(DataFusionError::Plan(format!("parameter {} has no value; use ${{NAME}}", p.id))),
-        _ => Ok(TreeNodeRecursion::Continue),
-    })?;
-    Ok(())
-}
-
-fn refuse_expressions(plan: &LogicalPlan) -> datafusion::error::Result<()> {
-    plan.apply(|node| {
-        for expr in node.expressions() {
-            refuse_unrepeatable(&expr)?;
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(())
-}
-
-/// DataFusion's refusal as one of ours: place, fact, and the nearest name.
-pub fn explain(error: DataFusionError, file: &str, line: u64, column: u64, what: &str) -> Error {
-    let (line, column) = match error.diagnostic().and_then(|d| d.span) {
-        Some(span) if span.start.line > 0 => (span.start.line, span.start.column),
-        _ => (line, column),
-    };
-    let told = match error.find_root() {
-        DataFusionError::SchemaError(schema, _) => match schema.as_ref() {
-            SchemaError::FieldNotFound { field, valid_fields } => {
-                let names = valid_fields.iter().map(|c| c.name.as_str()).filter(|name| !name.starts_with('_'));
-                let error = Error::query("TG-SQL-COLUMN", format!("{what}: there is no column {}", field.name));
-                match nearest(&field.name, names) {
-                    Some(name) => error.hint(format!("did you mean {name}?")),
-                    None => error,
-                }
-            }
-            other => Error::query("TG-SQL-VIEW", format!("{what}: {other}")),
-        },
-        DataFusionError::Plan(message) => match message.split_once("; ") {
-            Some((fact, way_out)) => Error::query("TG-SQL-VIEW", format!("{what}: {fact}")).hint(way_out),
-            None => Error::query("TG-SQL-VIEW", format!("{what}: {message}")),
-        },
-        other => Error::query("TG-SQL-VIEW", format!("{what}: {}", other.strip_backtrace())),
-    };
-    told.at(file, line, column)
-}
-
-fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
-    let distance = |other: &str| datafusion::common::utils::datafusion_strsim::levenshtein(name, other);
-    names.map(|other| (distance(other), other)).filter(|(d, _)| *d <= 3).min().map(|(_, other)| other.to_string())
 }

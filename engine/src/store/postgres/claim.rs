@@ -1,0 +1,236 @@
+//! A pipeline is claimed: a new epoch begins, and what the database knows of it is read.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::pieces::unpack;
+use super::{Session, time};
+use crate::error::{Error, Result};
+use crate::sink::{TableSql, quoted};
+use crate::sql::planned::Table;
+use crate::sql::source::Startup;
+use crate::store::{FoundPiece, Stored, StoredPartition, StoredView, holder};
+use crate::time::NONE;
+
+impl Session {
+    /// Makes this engine the owner: a new epoch, from which on every older one is fenced.
+    pub async fn claim(&self, pipeline: &str, topic: &str, topic_id: &str) -> Result<Stored> {
+        let system = self.one("SELECT system_identifier::text FROM pg_control_system()", &[]).await;
+        let system: String = system.map(|row| row.get(0)).unwrap_or_default();
+        self.batch("BEGIN").await?;
+        self.run(
+            "INSERT INTO tidegate.pipelines (pipeline, epoch, commit_seq, commit_id, holder, topic, topic_id, system_id) \
+             VALUES ($1, 0, 0, gen_random_uuid(), $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+            &[&pipeline, &holder(), &topic, &topic_id, &system],
+        )
+        .await?;
+        let row = self
+            .one(
+                "UPDATE tidegate.pipelines SET epoch = epoch + 1, holder = $2 WHERE pipeline = $1 RETURNING epoch, commit_seq, \
+                 coalesce((extract(epoch FROM watermark) * 1000000)::bigint, $3::bigint), topic, topic_id, system_id, checkpoint_seq, state_version",
+                &[&pipeline, &holder(), &NONE],
+            )
+            .await?;
+        let (was_topic, was_system): (String, String) = (row.get(3), row.get(5));
+        if was_topic != topic {
+            return Err(Error::decide(
+                "TG-TOPIC-CHANGED",
+                format!("pipeline {pipeline} has read topic {was_topic}, and its source now names {topic}"),
+            )
+            .hint("restore the topic, or give the source and its views new names"));
+        }
+        if !was_system.is_empty() && !system.is_empty() && was_system != system {
+            return Err(Error::decide("TG-DATABASE-CHANGED", format!("pipeline {pipeline} was made in database system {was_system}, and this is {system}"))
+                .hint("connect to the right server; after a dump and restore, set tidegate.pipelines.system_id to the new identifier"));
+        }
+        let us = |column: &str| format!("coalesce((extract(epoch FROM {column}) * 1000000)::bigint, {NONE})");
+        let partitions = self
+            .all(
+                &format!(
+                    "SELECT part, next_offset, checkpoint_offset, rebuild_from, {}, {}, {}, idle FROM tidegate.progress WHERE pipeline = $1 ORDER BY part",
+                    us("watermark"),
+                    us("checkpoint_watermark"),
+                    us("rebuild_watermark")
+                ),
+                &[&pipeline],
+            )
+            .await?;
+        let views = self
+            .all(
+                &format!(
+                    "SELECT view, fingerprint, {}, state_pieces FROM tidegate.view_progress WHERE pipeline = $1",
+                    us("floor")
+                ),
+                &[&pipeline],
+            )
+            .await?;
+        self.batch("COMMIT").await?;
+        Ok(Stored {
+            epoch: row.get(0),
+            seq: row.get(1),
+            frontier: row.get(2),
+            topic_id: row.get(4),
+            checkpoint_seq: row.get(6),
+            state_version: row.get(7),
+            partitions: partitions
+                .iter()
+                .map(|row| StoredPartition {
+                    partition: row.get(0),
+                    next_offset: row.get(1),
+                    checkpoint_offset: row.get(2),
+                    rebuild_from: row.get(3),
+                    watermark: row.get(4),
+                    checkpoint_watermark: row.get(5),
+                    rebuild_watermark: row.get(6),
+                    idle: row.get(7),
+                })
+                .collect(),
+            views: views
+                .iter()
+                .map(|row| StoredView {
+                    view: row.get(0),
+                    fingerprint: row.get(1),
+                    floor: row.get(2),
+                    pieces: row.get(3),
+                })
+                .collect(),
+        })
+    }
+
+    /// The topic's identity, as it was when the pipeline was made.
+    pub async fn topic_id(&self, pipeline: &str) -> Result<String> {
+        Ok(self.one("SELECT topic_id FROM tidegate.pipelines WHERE pipeline = $1", &[&pipeline]).await?.get(0))
+    }
+
+    /// Notes where partitions begin that were never read.
+    pub async fn begin_partitions(&self, pipeline: &str, epoch: i64, starts: &[(i32, i64)]) -> Result<()> {
+        let (parts, offsets): (Vec<i32>, Vec<i64>) = starts.iter().copied().unzip();
+        let made = self
+            .run(
+                "WITH owner AS (SELECT 1 FROM tidegate.pipelines WHERE pipeline = $1 AND epoch = $2 FOR UPDATE) \
+                 INSERT INTO tidegate.progress (pipeline, part, next_offset, checkpoint_offset, rebuild_from, start_offset) \
+                 SELECT $1::text, n.part, n.at, n.at, n.at, n.at FROM unnest($3::integer[], $4::bigint[]) AS n(part, at), owner",
+                &[&pipeline, &epoch, &parts, &offsets],
+            )
+            .await?;
+        if made != starts.len() as u64 {
+            return Err(Error::fenced(format!("pipeline {pipeline}: epoch {epoch} is over")));
+        }
+        Ok(())
+    }
+
+    /// Notes a view that is new. `floor` is the greatest event time read before it.
+    pub async fn begin_view(&self, pipeline: &str, view: &str, fingerprint: &str, floor: i64) -> Result<()> {
+        self.run(
+            &format!(
+                "INSERT INTO tidegate.view_progress (view, pipeline, fingerprint, floor) VALUES ($1, $2, $3, {})",
+                time("$4")
+            ),
+            &[&view, &pipeline, &fingerprint, &floor],
+        )
+        .await
+        .map(|_| ())
+    }
+
+    /// Creates a view's table, or checks that it is the one that the query needs.
+    pub async fn ensure_table(&self, table: &Table, sql: &TableSql) -> Result<()> {
+        let exists = self.one("SELECT to_regclass($1) IS NOT NULL", &[&sql.name]).await?;
+        if !exists.get::<_, bool>(0) {
+            for statement in &sql.create {
+                self.batch(statement).await?;
+            }
+            return Ok(());
+        }
+        let refuse = |what: String| {
+            Error::configuration("TG-SINK-SCHEMA", format!("table {} {what}", table.name))
+                .hint("change the table, or give the view another name")
+        };
+        let rows = self
+            .all(
+                "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
+                &[&sql.name],
+            )
+            .await?;
+        let found: HashMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        for column in &table.columns {
+            let expected = crate::sink::types::sql_type(&column.data_type).unwrap_or_default();
+            match found.get(&column.name) {
+                None => return Err(refuse(format!("has no column {}", column.name))),
+                Some(actual) if *actual != expected && *actual != expected.split('(').next().unwrap_or_default() => {
+                    return Err(refuse(format!(
+                        "has column {} of type {actual}, and the query gives {expected}",
+                        column.name
+                    )));
+                }
+                Some(_) => {}
+            }
+        }
+        let key: Vec<String> = table.key().map(|column| column.name.clone()).collect();
+        let unique = self
+            .one(
+                "SELECT count(*) FROM pg_index i WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indpred IS NULL AND \
+                 (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)) \
+                 = (SELECT array_agg(k ORDER BY k) FROM unnest($2::text[]) AS k)",
+                &[&sql.name, &key],
+            )
+            .await?;
+        if unique.get::<_, i64>(0) == 0 {
+            let list: Vec<String> = key.iter().map(|name| quoted(name)).collect();
+            return Err(refuse(format!("has no unique index on its key ({})", list.join(", "))));
+        }
+        Ok(())
+    }
+
+    /// The state pieces of a pipeline, verified one by one.
+    pub async fn load_state(&self, pipeline: &str) -> Result<Vec<FoundPiece>> {
+        let rows = self
+            .all("SELECT view, window_start, piece, groups, digest, data FROM tidegate.state WHERE pipeline = $1 ORDER BY view, window_start, piece", &[&pipeline])
+            .await?;
+        Ok(rows
+            .iter()
+            .map(|row| {
+                let (groups, digest, data): (i64, &[u8], &[u8]) = (row.get(3), row.get(4), row.get(5));
+                FoundPiece {
+                    view: row.get(0),
+                    window_start: row.get(1),
+                    seq: row.get(2),
+                    groups: unpack(groups, digest, data),
+                }
+            })
+            .collect())
+    }
+
+    /// Records of these offsets and above that were rejected as lying in the future: a replay takes that as given.
+    pub async fn future_rejects(&self, pipeline: &str, from: &[(i32, i64)]) -> Result<Vec<(i32, i64)>> {
+        let (parts, offsets): (Vec<i32>, Vec<i64>) = from.iter().copied().unzip();
+        let rows = self
+            .all(
+                "SELECT d.part, o FROM tidegate.dead_letters d JOIN unnest($2::integer[], $3::bigint[]) AS f(part, at) ON f.part = d.part, \
+                 unnest(coalesce(d.more_offsets, ARRAY[d.\"offset\"])) AS o WHERE d.pipeline = $1 AND d.reason = 'future' AND d.view = '' AND o >= f.at",
+                &[&pipeline, &parts, &offsets],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Which commit the database has, waiting for one that is still under way.
+    pub(super) async fn last_commit(&self, pipeline: &str) -> Result<(i64, i64, Uuid)> {
+        let row = self
+            .one(
+                "SELECT epoch, commit_seq, commit_id::text FROM tidegate.pipelines WHERE pipeline = $1 FOR UPDATE",
+                &[&pipeline],
+            )
+            .await?;
+        let id: String = row.get(2);
+        Ok((row.get(0), row.get(1), Uuid::parse_str(&id).unwrap_or_default()))
+    }
+}
+
+/// Where a partition begins that was never read.
+pub fn start_offset(startup: Startup, is_first_start: bool, low: i64, high: i64) -> i64 {
+    match startup {
+        Startup::Latest if is_first_start => high,
+        _ => low,
+    }
+}
