@@ -47,7 +47,7 @@ impl Default for EngineSettings {
     fn default() -> Self {
         Self {
             epoch_ms: 25,
-            epoch_records_max: 200_000,
+            epoch_records_max: 100_000,
             epoch_bytes_max: 64 << 20,
             checkpoint_interval_ms: 10_000,
             checkpoint_records_max: 2_000_000,

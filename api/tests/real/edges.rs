@@ -1,5 +1,7 @@
 //! Idle partitions, added partitions, transactions, rows that the database refuses.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
@@ -136,4 +138,43 @@ fn a_row_that_the_database_refuses_becomes_a_dead_letter_and_the_others_are_comm
         !lines.is_empty() && lines.lines().all(|line| line.starts_with("missing|") && line.contains("|stream-0003|")),
         "{lines}"
     );
+}
+
+/// Asks the engine's own page.
+fn get(engine: &Engine<'_>, path: &str) -> String {
+    let log = engine.log();
+    let address = log.split("metrics at http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
+    let mut stream = TcpStream::connect(address).expect("connects");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("asks");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answers");
+    answer
+}
+
+#[test]
+fn the_counters_of_the_metrics_page_agree_with_the_database() {
+    let servers = shared();
+    let world = World::new(&servers, "metrics");
+    world.generate(&["--count", "5000", "--rate", "0", "--seed", "97", "--speed", "60"]);
+    let mut engine = world.engine().start();
+    engine.wait_log("took over", Duration::from_secs(20));
+    world.wait_committed(Duration::from_secs(20));
+    let page = get(&engine, "/metrics");
+    let counter =
+        |name: &str| page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<i64>().ok()).unwrap_or(-1);
+    for outcome in ["read", "decoded", "rejected"] {
+        let shown = counter(&format!("tidegate_records_total{{outcome=\"{outcome}\",pipeline=\"stream_events\"}}"));
+        assert_eq!(
+            shown,
+            world.number(&format!("SELECT records_{outcome} FROM tidegate.pipelines")),
+            "{outcome}\n{page}"
+        );
+    }
+    for outcome in ["decoded", "filtered", "accepted", "late", "failed"] {
+        let shown =
+            counter(&format!("tidegate_view_records_total{{outcome=\"{outcome}\",view=\"stream_metrics_minute\"}}"));
+        assert_eq!(shown, world.number(&format!("SELECT {outcome} FROM tidegate.view_progress")), "{outcome}\n{page}");
+    }
+    assert!(get(&engine, "/readyz").starts_with("HTTP/1.1 200"));
+    engine.stop();
 }

@@ -31,6 +31,10 @@ fn kills_at_random_times_change_no_answer() {
         }
         let mut engine = world.engine().start();
         std::thread::sleep(Duration::from_millis(rng.random_range(10..1500)));
+        if kill % (kills / 20).max(5) == 2 {
+            // At any instant, not only at rest: the engine goes on meanwhile.
+            invariants::check(&world, &format!("while engine {} runs", kill + 1));
+        }
         engine.kill9();
         unknown += invariants::check_unknowns(&engine.log());
         if kill % (kills / 20).max(5) == 4 {

@@ -156,8 +156,7 @@ impl Kafka {
     /// Kills it as a power cut would.
     pub fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
-            process.signal(libc::SIGKILL);
-            process.wait(Duration::from_secs(10));
+            process.kill9();
         }
     }
 

@@ -170,8 +170,7 @@ impl Postgres {
     /// Kills the server as a power cut would, and waits until none of its backends holds the shared memory.
     pub fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
-            process.signal(libc::SIGKILL);
-            process.wait(Duration::from_secs(10));
+            process.kill9();
         }
         let data = self.data();
         wait_until(Duration::from_secs(20), || !anyone_in(&data));

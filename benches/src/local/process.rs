@@ -53,6 +53,12 @@ impl Process {
         self.ended()
     }
 
+    /// Ends it as a power cut would.
+    pub fn kill9(&mut self) {
+        self.signal(libc::SIGKILL);
+        self.wait(Duration::from_secs(10));
+    }
+
     /// Asks it to end, then makes it.
     pub fn stop(&mut self, signal: i32, limit: Duration) {
         if self.ended().is_some() {

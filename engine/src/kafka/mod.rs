@@ -25,7 +25,7 @@ pub use native::{Event, Messages};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes that the client may fetch ahead, all partitions together.
-const FETCH_AHEAD_KIB: usize = 32 * 1024;
+const FETCH_AHEAD_KIB: usize = 16 * 1024;
 
 /// Sends the client's log lines to ours.
 pub struct Context {

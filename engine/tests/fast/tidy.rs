@@ -88,7 +88,9 @@ fn unsafe_code_is_in_the_audited_modules_only() {
 fn every_failpoint_is_passed_somewhere() {
     let all: String =
         sources("engine/src").into_iter().filter(|(p, _)| !p.ends_with("failpoint.rs")).map(|(_, t)| t).collect();
+    let kills = include_str!("../../../api/tests/real/kill_points.rs");
     for point in tidegate_engine::failpoint::POINTS {
         assert!(all.contains(&format!("hit(\"{point}\")")), "{point} is never passed");
+        assert!(kills.contains(&format!("\"{point}\"")), "no test kills at {point}");
     }
 }
