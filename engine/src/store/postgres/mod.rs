@@ -1,9 +1,9 @@
 //! Sessions with Postgres, and what their failures mean. The parts:
 //!
-//! - [`claim`]: a pipeline is claimed, its tables and its state are read;
-//! - [`writer`]: a commit is made, however long it takes, and an unknown outcome resolved;
-//! - [`transaction`]: what stands between BEGIN and COMMIT;
-//! - [`pieces`]: state as bytes.
+//! - `claim`: a pipeline is claimed, its tables and its state are read;
+//! - `writer`: a commit is made, however long it takes, and an unknown outcome resolved;
+//! - `transaction`: what stands between BEGIN and COMMIT;
+//! - `pieces`: state as bytes.
 
 mod claim;
 mod pieces;
