@@ -83,32 +83,34 @@ impl WorldParts {
 }
 
 #[test]
-fn a_lost_answer_to_commit_is_resolved_and_counted_once() {
+fn a_lost_commit_or_answer_is_resolved_and_counted_once() {
     let servers = shared();
     let world = World::new(&servers, "lost-answers");
     invariants::prepare(&world);
-    let proxy = Proxy::start(servers.postgres.port()).expect("proxy");
+    let proxy = Proxy::start(servers.postgres.port(), 42).expect("proxy");
     let load = world.generating(&["--rate", "2500", "--seed", "41"]);
     let url = world.url().replace(&servers.postgres.port().to_string(), &proxy.port().to_string());
     let mut engine = Engine::new(&world, &url).start();
     engine.wait_log("took over", Duration::from_secs(20));
-    proxy.lose_commit_answers(7);
+    proxy.lose_commits(7);
     assert!(
         wait_until(Duration::from_secs(60), || proxy.lost() >= 25),
         "only {} answers were lost:\n{}",
         proxy.lost(),
         engine.tail()
     );
-    proxy.lose_commit_answers(0);
+    proxy.lose_commits(0);
     drop(load);
     world.wait_committed(Duration::from_secs(30));
     engine.stop();
     let unknown = invariants::check_unknowns(&engine.log());
+    let found = |word: &str| engine.log().matches(&format!("resolved={word}")).count();
+    let (committed, aborted) = (found("committed"), found("aborted"));
     println!(
-        "{} answers lost, {unknown} outcomes unknown, {} found committed",
-        proxy.lost(),
-        engine.log().matches("resolved=committed").count()
+        "{} commits or answers lost, {unknown} outcomes unknown: {committed} committed, {aborted} aborted",
+        proxy.lost()
     );
+    assert!(committed >= 5 && aborted >= 5, "{committed} committed, {aborted} aborted");
     assert!(unknown >= 20, "only {unknown} outcomes were unknown");
     invariants::check(&world, "after lost answers");
     invariants::check_restart(&world);
@@ -119,7 +121,7 @@ fn a_connection_that_hangs_without_closing_is_given_up() {
     let servers = shared();
     let world = World::new(&servers, "hanging");
     invariants::prepare(&world);
-    let proxy = Proxy::start(servers.postgres.port()).expect("proxy");
+    let proxy = Proxy::start(servers.postgres.port(), 52).expect("proxy");
     let load = world.generating(&["--rate", "2000", "--seed", "51"]);
     let url = world.url().replace(&servers.postgres.port().to_string(), &proxy.port().to_string());
     let mut engine = Engine::new(&world, &url).set("TIDEGATE__STORE__TIMEOUT_MS", "1500").start();

@@ -3,17 +3,22 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::Result;
 
 /// What the proxy does at the moment.
 #[derive(Debug, Default)]
 struct Mode {
-    /// Every so-and-so-many-th COMMIT is handed on and its answer lost; 0 for none.
+    /// Every so-and-so-many-th COMMIT is lost, or is handed on and its answer lost; 0 for none.
     lose_every: AtomicU64,
+    /// Decides which of both.
+    dice: Mutex<Option<ChaCha8Rng>>,
     /// Nothing is handed on, nothing is closed.
     hang: AtomicBool,
     /// The proxy ends.
@@ -29,11 +34,11 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Stands before this port of 127.0.0.1.
-    pub fn start(target: u16) -> Result<Self> {
+    /// Stands before this port of 127.0.0.1; the same seed loses the same things.
+    pub fn start(target: u16, seed: u64) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| format!("no proxy: {error}"))?;
         let port = listener.local_addr().map_err(|error| format!("no proxy: {error}"))?.port();
-        let mode = Arc::<Mode>::default();
+        let mode = Arc::new(Mode { dice: Mutex::new(Some(ChaCha8Rng::seed_from_u64(seed))), ..Mode::default() });
         let held = mode.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -53,12 +58,12 @@ impl Proxy {
         self.port
     }
 
-    /// Loses the answer to every `n`th COMMIT from now on; 0 for none.
-    pub fn lose_commit_answers(&self, n: u64) {
+    /// Loses every `n`th COMMIT from now on, or its answer; 0 for none.
+    pub fn lose_commits(&self, n: u64) {
         self.mode.lose_every.store(n, Ordering::Relaxed);
     }
 
-    /// How many answers were lost.
+    /// How many were lost.
     pub fn lost(&self) -> u64 {
         self.mode.lost.load(Ordering::Relaxed)
     }
@@ -93,6 +98,14 @@ fn connect(client: TcpStream, server: TcpStream, mode: &Arc<Mode>) {
             if every > 0 && number % every == 0 {
                 up.1.store(true, Ordering::SeqCst);
                 up.0.lost.fetch_add(1, Ordering::Relaxed);
+                // Handed on, the server commits and nobody hears of it; lost, it rolls back.
+                return up
+                    .0
+                    .dice
+                    .lock()
+                    .ok()
+                    .and_then(|mut dice| Some(dice.as_mut()?.random_bool(0.5)))
+                    .unwrap_or(true);
             }
             true
         })
