@@ -33,7 +33,7 @@ test: setup build  ## what CI runs: everything, with real Kafka and real Postgre
 test-fast: build   ## what needs no server
 	@.ci/count cargo test --workspace --lib --bins --test fast
 
-test-all: setup build ## every kill point on its 1st, 2nd and 10th hit, and 100 random kills
+test-all: setup build ## every kill point on its 1st, 2nd and 10th hit, 100 random kills, long outages
 	@TIDEGATE_TEST_ALL=1 TIDEGATE_TEST_KILLS=100 .ci/count cargo test --workspace
 
 crash: setup build ## N random kills (N=500)

@@ -140,6 +140,22 @@ fn a_row_that_the_database_refuses_becomes_a_dead_letter_and_the_others_are_comm
     );
 }
 
+#[test]
+fn a_first_start_at_the_latest_records_is_never_applied_again() {
+    let servers = shared();
+    let world = World::new(&servers, "latest");
+    let file = world.queries().join("example.sql");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("scan.startup.mode = 'earliest'", "scan.startup.mode = 'latest'")).unwrap();
+    world.generate(&["--count", "1000", "--rate", "0", "--seed", "101"]);
+    Engine::run_to_end(&world);
+    let read = || world.number("SELECT records_read FROM tidegate.pipelines");
+    assert_eq!(read(), 0);
+    world.generate(&["--count", "500", "--rate", "0", "--seed", "102"]);
+    Engine::run_to_end(&world);
+    assert_eq!(read(), 500);
+}
+
 /// Asks the engine's own page.
 fn get(engine: &Engine<'_>, path: &str) -> String {
     let log = engine.log();

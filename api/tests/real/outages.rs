@@ -26,6 +26,8 @@ fn postgres_and_kafka_may_be_killed_under_load() {
     }
     let mut world = WorldParts { topic, database, dir: Some(dir) };
     let (mut engine_pid, mut load_pid) = (0, 0);
+    let long = std::env::var_os("TIDEGATE_TEST_ALL").is_some();
+    let outage = Duration::from_millis(if long { 20_000 } else { 700 });
     for round in 0..4 {
         world.with(&servers, |world| {
             if round == 0 {
@@ -42,7 +44,7 @@ fn postgres_and_kafka_may_be_killed_under_load() {
         } else {
             servers.kafka.kill9()
         }
-        std::thread::sleep(Duration::from_millis(700));
+        std::thread::sleep(outage);
         if round % 2 == 0 {
             servers.postgres.restart().expect("restarts")
         } else {

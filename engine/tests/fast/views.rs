@@ -146,7 +146,8 @@ fn both_spellings_and_both_native_functions_are_the_same_window() {
         "SELECT window_start AS w, shop, count(*) AS c FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end, shop",
         "SELECT window_start AS w, shop, count(*) AS c FROM TABLE(TUMBLE(DATA => TABLE events, TIMECOL => DESCRIPTOR(ts), SIZE => INTERVAL '60' SECOND)) GROUP BY window_start, shop",
         "SELECT window_start AS w, shop, count(*) AS c FROM TUMBLE(events, ts, INTERVAL '1 minute', INTERVAL '2 minutes') AS e GROUP BY window_start, e.shop",
-        "SELECT date_bin(INTERVAL '1 minute', ts) AS w, shop, count(*) AS c FROM events GROUP BY 1, 2",
+        "SELECT window_start AS w, shop, count(*) AS c FROM TUMBLE(events, ts, INTERVAL '1 minute') GROUP BY ALL EMIT ON UPDATE",
+        "SELECT date_bin(INTERVAL '1 minute', ts) AS w, shop, count(*) AS c FROM events GROUP BY 1, 2 EMIT ON UPDATE",
         "SELECT date_trunc('minute', ts) AS w, shop, count(*) AS c FROM events GROUP BY date_trunc('minute', ts), shop",
     ];
     let (first, _, late) = run(spellings[0], &payloads, 50);
