@@ -3,6 +3,7 @@
 //! `consume`, `decode` and `floor` use the libraries alone; `whole` and `latency` run the real binary. Each run is a
 //! process of its own, and the system tells what it used. Runs are interleaved, so that a noisy minute hits all rows.
 
+mod commit;
 mod floor;
 mod latency;
 mod native;
@@ -78,6 +79,9 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
     let mut names: Vec<String> = ["consume", "decode", "floor"].map(String::from).to_vec();
     names.extend(KEYS.map(|keys| format!("whole/keys={keys}")));
     names.push("latency/rate=20000".to_string());
+    for rows in [0, 1_000, 10_000] {
+        names.extend(["sqlx", "tokio-postgres"].map(|client| format!("commit/{client}/rows={rows}")));
+    }
     names.retain(|name| name.starts_with(&arguments.only));
     if names.is_empty() {
         return Err(format!("no row begins with {:?}", arguments.only));
@@ -109,6 +113,10 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
                     usage.cpu_seconds -= setup.cpu_seconds;
                     usage.seconds -= setup.seconds;
                     Run::of(usage, records)
+                }
+                commit if commit.starts_with("commit/") => {
+                    let (client, rows) = commit["commit/".len()..].split_once("/rows=").ok_or("a row without rows")?;
+                    commit::run(&postgres, client, rows.parse().map_err(|_| format!("{commit}: no rows"))?)?
                 }
                 latency if latency.starts_with("latency") => {
                     if number >= arguments.latency_runs {

@@ -44,8 +44,8 @@ const FIGURES: [(&str, Figure, usize); 7] = [
     ("events_per_s", |r| r.events_per_s, 0),
     ("peak_rss_mib", |r| r.peak_rss_mib, 0),
     ("wal_bytes_per_record", |r| r.wal_bytes_per_record, 2),
-    ("p50_ms", |r| r.p50_ms, 1),
-    ("p99_ms", |r| r.p99_ms, 1),
+    ("p50_ms", |r| r.p50_ms, 2),
+    ("p99_ms", |r| r.p99_ms, 2),
     ("seconds", |r| Some(r.seconds), 1),
 ];
 
@@ -58,12 +58,12 @@ fn spread(runs: &[Run], figure: Figure) -> Option<(f64, f64, f64)> {
 
 /// The table: the median, and the extremes in brackets.
 pub fn table(rows: &[(String, Vec<Run>)]) -> String {
-    let mut text = format!("{:<22}", "name");
+    let mut text = format!("{:<32}", "name");
     for (name, _, _) in FIGURES {
         text.push_str(&format!(" {name:>26}"));
     }
     for (name, runs) in rows {
-        text.push_str(&format!("\n{name:<22}"));
+        text.push_str(&format!("\n{name:<32}"));
         for (_, figure, digits) in FIGURES {
             let cell = spread(runs, figure).map_or("-".to_string(), |(min, median, max)| {
                 format!("{median:.digits$} [{min:.digits$}..{max:.digits$}]")
