@@ -57,6 +57,7 @@ fn kill_at(world: &World<'_>, point: &str, hit: u32) -> bool {
     if !killed {
         println!("{point} hit {hit} was not reached:\n{}", engine.tail());
     }
+    invariants::check_unknowns(&engine.log());
     killed && engine.log().contains(&format!("failpoint {point} hit {on}"))
 }
 
@@ -75,6 +76,7 @@ fn a_kill_at_any_point_changes_no_answer() {
             let reached = kill_at(&world, point, *hit);
             row.push_str(if reached { "  reached" } else { "  MISSED" });
             invariants::check(&world, &format!("after a kill at {point}, hit {hit}"));
+            invariants::check_recoveries(&world);
         }
         table.push(row);
     }

@@ -39,6 +39,7 @@ fn kills_at_random_times_change_no_answer() {
         unknown += invariants::check_unknowns(&engine.log());
         if kill % (kills / 20).max(5) == 4 {
             invariants::check(&world, &format!("after {} random kills", kill + 1));
+            invariants::check_recoveries(&world);
         }
     }
     drop(load);
