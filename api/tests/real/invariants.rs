@@ -97,7 +97,11 @@ pub fn check_recoveries(world: &World<'_>) {
         digests.extend(crate::engine::digests(&engine.log()));
     }
     assert_eq!(before, lasting(world), "I14: a recovery has changed something");
-    assert!(digests.len() == 2 && digests[0] == digests[1], "I9: digests differ: {digests:?}");
+    // A recovery that had to begin again, because a server did not answer, tells its digest twice.
+    assert!(
+        digests.len() >= 2 && digests.iter().all(|digest| *digest == digests[0]),
+        "I9: digests differ: {digests:?}"
+    );
 }
 
 /// I9 and I14: a start and a stop without input change nothing but the epoch, and recover the same state.
