@@ -316,7 +316,11 @@ impl Pipeline {
                 match running.reader.bounds(partition.id) {
                     Ok(bounds) if bounds.high <= partition.position => partition.quiet.decide(),
                     // An open transaction, or a broker that does not answer: silence that says nothing.
-                    _ => partition.quiet.not_polled(),
+                    Ok(_) => partition.quiet.not_confirmed(clock::now()),
+                    Err(error) => {
+                        tracing::debug!(pipeline = self.source.source.name, "{error}; asking again");
+                        partition.quiet.not_confirmed(clock::now());
+                    }
                 }
             }
         }
@@ -331,8 +335,8 @@ impl Pipeline {
                 view.absorb(rows, running.frontier, Some(&mut epoch.rejects))?;
             }
         }
-        let active = running.partitions.iter().filter(|p| !p.quiet.is_idle()).map(|p| running.watermarks.of(p.id));
-        let frontier = time::frontier(running.frontier, active);
+        let marks = running.partitions.iter().map(|p| (running.watermarks.of(p.id), !p.quiet.is_idle()));
+        let frontier = time::frontier(running.frontier, marks);
         let moved = running.partitions.iter().any(|p| p.position != p.committed || p.quiet.is_idle() != p.stored.0);
         if !moved && frontier == running.frontier {
             return Ok(None);

@@ -65,6 +65,11 @@ fn at_exit() {
     unsafe { libc::atexit(stop_shared) };
 }
 
+/// The repository that the tests run in. Asked when they run: clones may share one target directory.
+fn repository() -> PathBuf {
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo")).join("..")
+}
+
 /// One test's own corner.
 pub struct World<'a> {
     pub servers: &'a Servers,
@@ -84,8 +89,7 @@ impl<'a> World<'a> {
         servers.kafka.create_topic(&topic, 4, &[]).expect("topic");
         servers.postgres.create_database(&database).expect("database");
         let world = Self { servers, topic, database, dir: TempDir::new(name).expect("directory") };
-        let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../queries/stream_metrics.sql"))
-            .expect("example");
+        let example = std::fs::read_to_string(repository().join("queries/stream_metrics.sql")).expect("example");
         world.write_query("example.sql", &example.replace("${STREAM_EVENTS_TOPIC:-stream.events}", &world.topic));
         world
     }

@@ -158,14 +158,13 @@ impl Reader {
         for (partition, offset) in positions {
             list.add_partition_offset(&self.topic, *partition, Offset::Offset(*offset))
                 .map_err(|error| self.unanswered("the assignment", &error))?;
-        }
-        self.client.assign(&list).map_err(|error| self.unanswered("the assignment", &error))?;
-        for (partition, _) in positions {
+            // Before the assignment: what arrives in between would go to the client's own queue. A partition that is
+            // forwarded already stays so when it is assigned.
             if !self.queue.forward(&self.topic, *partition) {
                 return Err(Error::bug(format!("partition {partition} of {} has no queue", self.topic)));
             }
         }
-        Ok(())
+        self.client.assign(&list).map_err(|error| self.unanswered("the assignment", &error))
     }
 
     /// Takes what has arrived: waits up to `timeout` for `max` messages.
@@ -173,6 +172,9 @@ impl Reader {
         // Serves the client's callbacks. Every partition's messages go to our queue; one here would be lost to us.
         match self.client.poll(Duration::ZERO) {
             None => {}
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                return Err(self.unanswered("a partition's end", &"it came by the wrong queue; reading again"));
+            }
             Some(Err(error)) => tracing::warn!(pipeline = self.source, "kafka client: {error}"),
             Some(Ok(_)) => return Err(self.unanswered("a record", &"it came by the wrong queue; reading again")),
         }

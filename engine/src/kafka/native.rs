@@ -38,7 +38,7 @@ impl Queue {
         Some(Self { queue: NonNull::new(queue)?, client: client.clone() })
     }
 
-    /// Sends what arrives for a partition to this queue. To be called again after each assignment.
+    /// Sends what arrives for a partition to this queue. To be called before it is assigned.
     pub fn forward(&mut self, topic: &str, partition: i32) -> bool {
         let Ok(topic) = CString::new(topic) else { return false };
         // SAFETY: all pointers are valid for the calls; the partition's queue is a counted reference that we give back.

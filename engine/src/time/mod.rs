@@ -2,7 +2,7 @@
 //!
 //! `wm_p`, the watermark of partition `p` at an offset, is the greatest event time of that partition's earlier records
 //! less the source's bound. It follows from the log alone, and it alone decides what is late. The frontier `W` is the
-//! least `wm_p` over the active partitions and never falls; a window is closed when its end is at or below `W`.
+//! least `wm_p` over the active partitions (of all, the greatest, when none is active) and never falls; a window is closed when its end is at or below `W`.
 
 pub mod clock;
 
@@ -72,11 +72,15 @@ impl Watermarks {
     }
 }
 
-/// The next frontier: the least watermark of the active partitions, but never less than before.
+/// The next frontier, from each partition's watermark and whether it is active: the least watermark of the active ones,
+/// but never less than before.
 ///
-/// Without an active partition it stays: that nobody speaks says nothing about time.
-pub fn frontier(previous: i64, active: impl Iterator<Item = i64>) -> i64 {
-    active.min().map_or(previous, |least| previous.max(least))
+/// Without an active partition it is the greatest watermark of all, since partitions fall idle in no order that means
+/// anything: had the one that leads been the last, it alone would have been the least.
+pub fn frontier(previous: i64, partitions: impl Iterator<Item = (i64, bool)> + Clone) -> i64 {
+    let active = partitions.clone().filter(|(_, active)| *active).map(|(mark, _)| mark).min();
+    let next = active.or_else(|| partitions.map(|(mark, _)| mark).max());
+    next.map_or(previous, |next| previous.max(next))
 }
 
 /// Since when a partition has been read to its end.
@@ -107,6 +111,11 @@ impl Quiet {
         self.since = None;
     }
 
+    /// Asked, and the broker did not confirm it: the silence counts from here. The end itself is told only once.
+    pub fn not_confirmed(&mut self, now: Instant) {
+        self.since = self.since.map(|_| now);
+    }
+
     /// Whether it no longer holds the frontier.
     pub fn is_idle(&self) -> bool {
         self.idle
@@ -129,10 +138,26 @@ mod tests {
 
     #[test]
     fn the_frontier_is_the_slowest_active_partition_and_never_falls() {
-        assert_eq!(frontier(NONE, [5, 3].into_iter()), 3);
-        assert_eq!(frontier(4, [5, 3].into_iter()), 4);
-        assert_eq!(frontier(4, [NONE, 9].into_iter()), 4);
+        let (on, off) = (|mark| (mark, true), |mark| (mark, false));
+        assert_eq!(frontier(NONE, [on(5), on(3)].into_iter()), 3);
+        assert_eq!(frontier(4, [on(5), on(3)].into_iter()), 4);
+        assert_eq!(frontier(4, [on(NONE), on(9)].into_iter()), 4);
+        assert_eq!(frontier(4, [off(NONE), on(9), off(20)].into_iter()), 9);
         assert_eq!(frontier(4, std::iter::empty()), 4);
+    }
+
+    #[test]
+    fn the_order_in_which_partitions_fall_idle_does_not_matter() {
+        let marks = [NONE, 9, 5];
+        for order in [[0, 1, 2], [1, 2, 0], [2, 1, 0], [1, 0, 2]] {
+            let (mut active, mut reached) = ([true; 3], 4);
+            for partition in order {
+                active[partition] = false;
+                reached = frontier(reached, marks.into_iter().zip(active));
+            }
+            assert_eq!(reached, 9, "in the order {order:?}");
+        }
+        assert_eq!(frontier(4, marks.into_iter().zip([false; 3])), 9, "all at once");
     }
 
     #[test]
@@ -145,6 +170,19 @@ mod tests {
         assert!(!quiet.is_due(start + Duration::from_secs(59), timeout));
         assert!(quiet.is_due(start + timeout, timeout));
         quiet.woken();
+        assert!(!quiet.is_due(start + timeout * 9, timeout));
+    }
+
+    #[test]
+    fn a_question_that_the_broker_did_not_answer_is_asked_again() {
+        let (start, timeout) = (Instant::now(), Duration::from_secs(60));
+        let mut quiet = Quiet::default();
+        quiet.at_end(start);
+        quiet.not_confirmed(start + timeout);
+        assert!(!quiet.is_due(start + timeout, timeout));
+        assert!(quiet.is_due(start + timeout * 2, timeout));
+        quiet.woken();
+        quiet.not_confirmed(start + timeout * 2);
         assert!(!quiet.is_due(start + timeout * 9, timeout));
     }
 }

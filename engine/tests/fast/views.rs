@@ -59,7 +59,7 @@ fn run(query: &str, payloads: &[String], epoch: usize) -> (Vec<String>, Vec<Reco
                 assert!(table.remove(&deleted.0).is_some(), "a row was deleted that was not there");
             }
         }
-        frontier = time::frontier(frontier, [marks.of(0)].into_iter());
+        frontier = time::frontier(frontier, [(marks.of(0), true)].into_iter());
         view.close(frontier);
     }
     (table.into_values().collect(), decoded, late)
