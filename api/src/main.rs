@@ -1,8 +1,11 @@
 //! The `tidegate` binary: its commands, and nothing else. What they do stands in the modules.
 
+mod check;
 mod engine;
 mod generate;
+mod golden;
 mod smoke;
+mod view;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,20 +27,43 @@ struct Arguments {
 enum Command {
     /// Read Kafka, run the views, commit to Postgres.
     Engine(engine::Options),
+    /// Plan every statement and report every fault, without a connection.
+    Check(check::Options),
+    /// Say what runs for each batch, what is kept, and what is published when.
+    Explain(check::Explain),
+    /// Run golden files beside the views: feed records, state the rows; in memory, without a server.
+    Test(golden::Options),
+    /// List or drop views of the database.
+    View(view::Options),
     /// Write events of the example to its topic.
     Generate(generate::Options),
     /// Prove on a running engine that records arrive in their windows, once.
     Smoke(smoke::Options),
 }
 
+impl Command {
+    /// What is logged if nobody says otherwise: commands that answer on the terminal are quiet.
+    fn filter(&self) -> &'static str {
+        match self {
+            Self::Check(_) | Self::Explain(_) | Self::Test(_) | Self::View(_) => "error",
+            _ => "info",
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Lines go to standard error: standard output belongs to what a command answers.
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| "info".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TIDEGATE_LOG")
+        .unwrap_or_else(|_| arguments.command.filter().into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let config = arguments.config.as_deref();
     match arguments.command {
         Command::Engine(options) => engine::run(config, &options),
+        Command::Check(options) => check::run(&options),
+        Command::Explain(options) => check::explain(&options),
+        Command::Test(options) => golden::run(&options),
+        Command::View(options) => view::run(config, &options),
         Command::Generate(options) => generate::run(&options),
         Command::Smoke(options) => smoke::run(config, &options),
     }

@@ -9,11 +9,16 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
+use crate::kafka::Kafka;
+use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::settings::Settings;
 use crate::sql::{Catalog, PlannedSource, PlannedView};
-use crate::store::postgres::Store;
+use crate::store::Store;
+use crate::store::postgres::Postgres;
+use crate::store::sqlite::SqliteStore;
+use crate::time::clock::Clock;
 
 /// Running pipelines.
 pub struct Engine {
@@ -25,22 +30,19 @@ pub struct Engine {
 impl Engine {
     /// Starts a pipeline for each source that has a view.
     pub fn start(catalog: Catalog, settings: &Settings, runtime: &Handle, until_caught_up: bool) -> Result<Self> {
-        if settings.store.url.is_empty() {
-            return Err(Error::configuration("TG-DATABASE-URL", "no database is named")
-                .hint("set DATABASE_URL=postgres://user:password@host:5432/database"));
-        }
         if settings.kafka.brokers.is_empty() {
             return Err(
                 Error::configuration("TG-KAFKA-BROKERS", "no brokers are named").hint("set KAFKA_BROKERS=host:9092")
             );
         }
-        let store = Store::new(&settings.store.url, Duration::from_millis(settings.store.timeout_ms))?;
+        let store = store(settings)?;
+        let log: Arc<dyn Log> = Arc::new(Kafka { brokers: settings.kafka.brokers.clone() });
         let mut engine = Self { threads: Vec::new(), stop: Arc::default(), metrics: Metrics::new()? };
         let mut views: Vec<Arc<PlannedView>> = catalog.views.into_iter().map(Arc::new).collect();
         for source in catalog.sources {
             let (own, others) = views.into_iter().partition(|view| view.source == source.source.name);
             views = others;
-            engine.spawn(source, own, settings, &store, runtime, until_caught_up)?;
+            engine.spawn(source, own, settings, (&log, &store), runtime, until_caught_up)?;
         }
         if engine.threads.is_empty() {
             return Err(
@@ -55,7 +57,7 @@ impl Engine {
         source: PlannedSource,
         views: Vec<Arc<PlannedView>>,
         settings: &Settings,
-        store: &Store,
+        (log, store): (&Arc<dyn Log>, &Arc<dyn Store>),
         runtime: &Handle,
         until_caught_up: bool,
     ) -> Result<()> {
@@ -69,7 +71,9 @@ impl Engine {
             source,
             views,
             settings: settings.clone(),
+            log: log.clone(),
             store: store.clone(),
+            clock: Clock::System,
             runtime: runtime.clone(),
             stop: self.stop.clone(),
             until_caught_up,
@@ -130,6 +134,19 @@ impl Engine {
         }
         errors
     }
+}
+
+/// The store that the settings name.
+pub fn store(settings: &Settings) -> Result<Arc<dyn Store>> {
+    let url = &settings.store.url;
+    if url.is_empty() {
+        return Err(Error::configuration("TG-DATABASE-URL", "no database is named")
+            .hint("set DATABASE_URL=postgres://user:password@host:5432/database, or sqlite:tidegate.db"));
+    }
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        return Ok(Arc::new(SqliteStore::new(Path::new(path.trim_start_matches("//")))));
+    }
+    Ok(Arc::new(Postgres::new(url, Duration::from_millis(settings.store.timeout_ms))?))
 }
 
 /// Reads the settings' and the queries' faults before anything is connected.

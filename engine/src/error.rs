@@ -94,6 +94,13 @@ impl Error {
         self
     }
 
+    /// Puts the view's name before the message.
+    #[must_use]
+    pub fn of_view(mut self, view: &str) -> Self {
+        self.message = format!("view {view}: {}", self.message);
+        self
+    }
+
     /// Adds the place, unless a closer one is known.
     #[must_use]
     pub fn at(mut self, file: &str, line: u64, column: u64) -> Self {

@@ -23,24 +23,27 @@ use crate::batch::{OffsetRange, Record, Reject};
 use crate::decode::{CHUNK_RECORDS_MAX, Decoder, Future};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::kafka::{Event, Reader};
+use crate::log::{Event, Log, Messages, Reader};
 use crate::metrics::PipelineMetrics;
 use crate::recovery;
 use crate::settings::Settings;
 use crate::sink::Write;
 use crate::sql::{PlannedSource, PlannedView};
-use crate::store::dead_letters;
-use crate::store::lease::Lease;
-use crate::store::postgres::{Store, Writer, pack};
-use crate::store::{Commit, Move, Settled, ViewCommit};
-use crate::time::{self, Quiet, Watermarks, clock};
-use crate::view::{Needs, View};
+use crate::store::pieces::pack;
+use crate::store::{Commit, Expired, Move, Settled, Store, ViewCommit, Writer, dead_letters};
+use crate::time::clock::Clock;
+use crate::time::{self, Quiet, Watermarks};
+use crate::view::{End, Needs, View};
 
 /// How long a read waits for the first record of an epoch.
 const FIRST_RECORD_WAIT: Duration = Duration::from_millis(20);
 
 /// How often the topic is compared with what we hold of it.
 const VERIFY_EVERY: Duration = Duration::from_secs(30);
+
+/// How often rows of long closed windows are looked for, and how many go at a time.
+const EXPIRE_EVERY: Duration = Duration::from_secs(60);
+const EXPIRE_ROWS_MAX: usize = 10_000;
 
 /// A source with its views, and what they need to run.
 pub struct Pipeline {
@@ -50,8 +53,12 @@ pub struct Pipeline {
     pub views: Vec<Arc<PlannedView>>,
     /// What the operator tunes.
     pub settings: Settings,
+    /// Where the topics are.
+    pub log: Arc<dyn Log>,
     /// The database.
-    pub store: Store,
+    pub store: Arc<dyn Store>,
+    /// What decisions go by.
+    pub clock: Clock,
     /// Where the asynchronous part runs.
     pub runtime: Handle,
     /// Set once the process shall end.
@@ -94,7 +101,7 @@ pub struct Partition {
 /// Everything that a running pipeline holds. Dropped whole when it does not fit the database.
 pub struct Running {
     /// Reads the topic.
-    pub reader: Reader,
+    pub reader: Box<dyn Reader>,
     /// Makes rows of it.
     pub decoder: Decoder,
     /// The watermarks, as far as records are read.
@@ -109,17 +116,20 @@ pub struct Running {
     pub owned: i64,
     /// The last commit.
     pub seq: i64,
+    /// When windows of several panes were published.
+    pub emitted_at: Instant,
     /// Whether the database's state is of no use.
     pub resets_state: bool,
     /// The writer, unless a commit is under way.
-    pub writer: Option<Writer>,
+    pub writer: Option<Box<dyn Writer>>,
 }
 
-type InFlight = JoinHandle<(Writer, Result<Settled>)>;
+/// A commit under way.
+pub type InFlight = JoinHandle<(Box<dyn Writer>, Result<Settled>)>;
 
 /// What was gathered for one epoch.
 #[derive(Default)]
-struct Epoch {
+pub struct Epoch {
     rows: Vec<RecordBatch>,
     rejects: Vec<Reject>,
     read: i64,
@@ -159,12 +169,11 @@ impl Pipeline {
     fn own(&self) -> Result<()> {
         let name = &self.source.source.name;
         self.runtime.block_on(self.store.migrate())?;
-        let Some(lease) = self.runtime.block_on(Lease::acquire(&self.store, name, || self.stopped()))? else {
+        let Some(lease) = self.runtime.block_on(self.store.lease(name, &|| self.stopped()))? else {
             return Ok(());
         };
-        let lease = Arc::new(lease);
         loop {
-            let mut running = recovery::recover(self, &lease)?;
+            let mut running = recovery::recover(self, lease.as_ref())?;
             self.metrics.ready.set(1);
             match self.work(&mut running)? {
                 Ended::Stopped => return Ok(()),
@@ -177,42 +186,75 @@ impl Pipeline {
 
     fn work(&self, running: &mut Running) -> Result<Ended> {
         let mut in_flight: Option<InFlight> = None;
-        let (mut checkpoint_at, mut checkpoint_records) = (clock::now(), 0);
-        let mut verified_at = clock::now();
+        let (mut checkpoint_at, mut checkpoint_records) = (self.clock.now(), 0);
+        let (mut verified_at, mut expired_at) = (self.clock.now(), self.clock.now());
         loop {
             let epoch = self.gather(running, in_flight.as_ref())?;
-            if let Some(commit) = in_flight.take() {
-                let (writer, settled) = self
-                    .runtime
-                    .block_on(commit)
-                    .map_err(|error| Error::bug(format!("the commit's task ended: {error}")))?;
-                running.writer = Some(writer);
-                if settled? == Settled::Aborted {
-                    return Ok(Ended::Recover);
-                }
-                failpoint::hit("memory-advanced")?;
+            if let Some(commit) = in_flight.take()
+                && self.settle(running, commit)? == Settled::Aborted
+            {
+                return Ok(Ended::Recover);
             }
-            if clock::now().duration_since(verified_at) > VERIFY_EVERY {
-                verified_at = clock::now();
+            if self.clock.now().duration_since(expired_at) > EXPIRE_EVERY {
+                expired_at = self.clock.now();
+                let (name, expire) = (self.source.source.name.clone(), self.expire(running.frontier));
+                self.runtime.spawn(async move {
+                    if let Err(error) = expire.await {
+                        tracing::warn!(pipeline = name, "retention: {error}; trying again in {EXPIRE_EVERY:?}");
+                    }
+                });
+            }
+            if self.clock.now().duration_since(verified_at) > VERIFY_EVERY {
+                verified_at = self.clock.now();
                 recovery::verify(self, running)?;
             }
-            self.decide_idle(running);
             let stopping = self.stopped() || self.caught_up(running, &epoch);
             checkpoint_records += epoch.read;
-            let checkpoint = running.resets_state
-                || clock::now().duration_since(checkpoint_at) >= self.settings.engine.checkpoint_interval()
+            let checkpoint = self.clock.now().duration_since(checkpoint_at)
+                >= self.settings.engine.checkpoint_interval()
                 || checkpoint_records >= self.settings.engine.checkpoint_records_max;
-            if let Some(commit) = self.aggregate(running, epoch, checkpoint)? {
-                if commit.checkpoint.is_some() {
-                    (checkpoint_at, checkpoint_records) = (clock::now(), 0);
+            in_flight = self.turn(running, epoch, checkpoint)?;
+            if in_flight.is_some() {
+                if checkpoint {
+                    (checkpoint_at, checkpoint_records) = (self.clock.now(), 0);
                 }
-                in_flight = Some(self.send(running, commit)?);
-                self.balance(running)?;
             } else if stopping {
                 failpoint::hit("shutdown")?;
                 self.tell_digest(running)?;
                 return Ok(Ended::Stopped);
             }
+        }
+    }
+
+    /// Waits for the commit under way.
+    pub fn settle(&self, running: &mut Running, commit: InFlight) -> Result<Settled> {
+        let (writer, settled) =
+            self.runtime.block_on(commit).map_err(|error| Error::bug(format!("the commit's task ended: {error}")))?;
+        running.writer = Some(writer);
+        let settled = settled?;
+        if settled == Settled::Committed {
+            failpoint::hit("memory-advanced")?;
+        }
+        Ok(settled)
+    }
+
+    /// Turns what was gathered into a commit and sends it off; none if nothing has changed.
+    pub fn turn(&self, running: &mut Running, epoch: Epoch, checkpoint: bool) -> Result<Option<InFlight>> {
+        self.decide_idle(running);
+        let Some(commit) = self.aggregate(running, epoch, checkpoint || running.resets_state)? else { return Ok(None) };
+        let in_flight = self.send(running, commit)?;
+        self.balance(running)?;
+        Ok(Some(in_flight))
+    }
+
+    /// Reads and decodes everything that is there now.
+    pub fn drain(&self, running: &mut Running, epoch: &mut Epoch) -> Result<()> {
+        loop {
+            let messages = running.reader.read(Duration::ZERO, CHUNK_RECORDS_MAX)?;
+            if messages.is_empty() {
+                return Ok(());
+            }
+            self.take(running, messages.as_ref(), epoch)?;
         }
     }
 
@@ -234,7 +276,7 @@ impl Pipeline {
                 // For the first record a short wait with room for one: the call waits for a full buffer.
                 None => running.reader.read(if landed { FIRST_RECORD_WAIT } else { Duration::from_millis(2) }, 1)?,
                 Some(since) => {
-                    let left = settings.epoch().saturating_sub(clock::now().duration_since(since));
+                    let left = settings.epoch().saturating_sub(self.clock.now().duration_since(since));
                     if left.is_zero() && landed {
                         return Ok(epoch);
                     }
@@ -244,7 +286,7 @@ impl Pipeline {
                 }
             };
             if !messages.is_empty() {
-                self.take(running, &messages, &mut epoch)?;
+                self.take(running, messages.as_ref(), &mut epoch)?;
             } else if epoch.since.is_none() && landed {
                 return Ok(epoch);
             }
@@ -252,9 +294,9 @@ impl Pipeline {
     }
 
     /// Decodes what was read.
-    fn take(&self, running: &mut Running, messages: &crate::kafka::Messages, epoch: &mut Epoch) -> Result<()> {
+    fn take(&self, running: &mut Running, messages: &dyn Messages, epoch: &mut Epoch) -> Result<()> {
         let mut records: Vec<Record<'_>> = Vec::with_capacity(messages.len());
-        for event in messages.iter() {
+        for event in messages.events() {
             match event {
                 Event::Record(record) => {
                     let partition = partition(&mut running.partitions, record.partition)?;
@@ -275,7 +317,7 @@ impl Pipeline {
                     // Markers of transactions have offsets and are no records: the end may lie behind the last one.
                     partition.position = partition.position.max(offset);
                     partition.at_end = true;
-                    partition.quiet.at_end(clock::now());
+                    partition.quiet.at_end(self.clock.now());
                 }
                 Event::Failed { partition, why } => return Err(self.unreadable(running, partition, &why)),
             }
@@ -284,9 +326,9 @@ impl Pipeline {
         if records.is_empty() {
             return Ok(());
         }
-        epoch.since.get_or_insert_with(clock::now);
+        epoch.since.get_or_insert_with(|| self.clock.now());
         epoch.read += records.len() as i64;
-        let decoded = running.decoder.decode(&records, Future::Judge { wall_us: clock::wall_us() })?;
+        let decoded = running.decoder.decode(&records, Future::Judge { wall_us: self.clock.wall_us() })?;
         epoch.rejects.extend(decoded.rejects);
         if let Some(rows) = decoded.rows {
             epoch.rows.push(running.watermarks.stamp(rows, running.decoder.time_column(), &self.source.schema)?);
@@ -312,14 +354,14 @@ impl Pipeline {
     fn decide_idle(&self, running: &mut Running) {
         let timeout = self.source.source.options.idle_timeout;
         for partition in &mut running.partitions {
-            if !partition.paused && partition.quiet.is_due(clock::now(), timeout) {
+            if !partition.paused && partition.quiet.is_due(self.clock.now(), timeout) {
                 match running.reader.bounds(partition.id) {
                     Ok(bounds) if bounds.high <= partition.position => partition.quiet.decide(),
                     // An open transaction, or a broker that does not answer: silence that says nothing.
-                    Ok(_) => partition.quiet.not_confirmed(clock::now()),
+                    Ok(_) => partition.quiet.not_confirmed(self.clock.now()),
                     Err(error) => {
                         tracing::debug!(pipeline = self.source.source.name, "{error}; asking again");
-                        partition.quiet.not_confirmed(clock::now());
+                        partition.quiet.not_confirmed(self.clock.now());
                     }
                 }
             }
@@ -336,22 +378,28 @@ impl Pipeline {
             }
         }
         let marks = running.partitions.iter().map(|p| (running.watermarks.of(p.id), !p.quiet.is_idle()));
-        let frontier = time::frontier(running.frontier, marks);
+        let frontier = time::frontier(running.frontier, marks.clone());
+        let greatest = marks.map(|(mark, _)| mark).max().unwrap_or(time::NONE);
+        let greatest = if greatest == time::NONE { greatest } else { greatest + self.source.source.bound_us };
+        let emit = self.clock.now().duration_since(running.emitted_at) >= self.settings.engine.emit_every();
         let moved = running.partitions.iter().any(|p| p.position != p.committed || p.quiet.is_idle() != p.stored.0);
-        if !moved && frontier == running.frontier {
+        let waiting = emit && running.views.iter().any(View::is_waiting);
+        if !moved && !waiting && frontier == running.frontier {
             return Ok(None);
+        }
+        if emit {
+            running.emitted_at = self.clock.now();
         }
         let seq = running.seq + 1;
         let mut views = Vec::new();
         for (index, view) in running.views.iter_mut().enumerate() {
-            let (changes, counts) = view.finish(seq)?;
-            let write = match changes {
+            let outcome = view.finish(End { seq, frontier, greatest, emit })?;
+            let write = match outcome.changes {
                 Some(changes) => Write::new(&view.plan().table, changes)?,
                 None => Write::default(),
             };
-            let (closed, stored) = view.close(frontier);
-            self.metrics.windows_closed(&view.plan().name, closed);
-            let drop_state_before = stored.then(|| frontier.saturating_sub(view.plan().size_us).saturating_add(1));
+            let (counts, drop_state_before) = (outcome.counts, outcome.drop_state_before);
+            self.metrics.windows_closed(&view.plan().name, outcome.closed);
             if counts != Default::default() || write.rows() > 0 || frontier != running.frontier || checkpoint {
                 views.push(ViewCommit { view: index, counts, write, drop_state_before, pieces: 0 });
             }
@@ -394,12 +442,12 @@ impl Pipeline {
             partition.stored = (moved.idle, moved.rebuild_from);
         }
         let mut writer = running.writer.take().ok_or_else(|| Error::bug("two commits at once"))?;
-        let (stop, metrics) = (self.stop.clone(), self.metrics.clone());
+        let (stop, metrics, clock) = (self.stop.clone(), self.metrics.clone(), self.clock.clone());
         let names: Vec<String> = self.views.iter().map(|view| view.name.clone()).collect();
         Ok(self.runtime.spawn(async move {
-            let started = clock::now();
-            let settled = writer.commit(&commit, || stop.load(Ordering::Relaxed)).await;
-            metrics.committed(clock::now().duration_since(started), &commit, &names);
+            let started = clock.now();
+            let settled = writer.commit(&commit, &|| stop.load(Ordering::Relaxed)).await;
+            metrics.committed(clock.now().duration_since(started), &commit, &names);
             (writer, settled)
         }))
     }
@@ -430,6 +478,23 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Deletes rows of windows that ended longer ago than their view's retention, in slices and outside of commits:
+    /// the windows are closed, so nobody will write them again.
+    pub fn expire(&self, frontier: i64) -> impl std::future::Future<Output = Result<()>> + Send + use<> {
+        let (store, views, stop) = (self.store.clone(), self.views.clone(), self.stop.clone());
+        async move {
+            for view in &views {
+                let Some(retention) = view.retention.as_ref().filter(|_| frontier != time::NONE) else { continue };
+                let until = frontier.saturating_sub(retention.behind_us);
+                let expired = Expired { column: &retention.column, until, rows_max: EXPIRE_ROWS_MAX };
+                while store.expire(&view.table, expired).await? == EXPIRE_ROWS_MAX as u64
+                    && !stop.load(Ordering::Relaxed)
+                {}
+            }
+            Ok(())
+        }
+    }
+
     /// Writes the digest of what is open into the log: equal states have equal digests, however they came to be.
     pub fn tell_digest(&self, running: &Running) -> Result<()> {
         let mut hasher = blake3::Hasher::new();
@@ -454,7 +519,7 @@ fn checkpoint_pieces(views: &mut [View], seq: i64, resets: bool) -> Result<Vec<c
         }
         let name = view.plan().name.clone();
         for piece in view.checkpoint(seq)? {
-            pieces.push(pack(&name, piece.window_start, &piece.groups, piece.replaces)?);
+            pieces.push(pack(&name, piece.part, piece.window_start, &piece.groups, piece.replaces)?);
         }
     }
     Ok(pieces)

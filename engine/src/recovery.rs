@@ -11,27 +11,25 @@
 //! and the choices.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::batch::Record;
 use crate::decode::{CHUNK_RECORDS_MAX, Decoder, Future};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::kafka::{Bounds, Event, Reader};
+use crate::log::{Bounds, Event, Reader};
 use crate::pipeline::{Partition, Pipeline, Running};
-use crate::sink::TableSql;
-use crate::store::lease::Lease;
-use crate::store::postgres::{STATE_VERSION, Session, Writer, start_offset};
-use crate::store::{FoundPiece, Stored, StoredPartition};
+use crate::sql::source::Startup;
+use crate::store::pieces::STATE_VERSION;
+use crate::store::{FoundPiece, Lease, Stored, StoredPartition, ViewStart, Writer};
 use crate::time::{self, Quiet, Watermarks};
 use crate::view::{Needs, View};
 
 /// Claims the pipeline and brings memory to where the database is.
-pub fn recover(pipeline: &Pipeline, lease: &Arc<Lease>) -> Result<Running> {
+pub fn recover(pipeline: &Pipeline, lease: &dyn Lease) -> Result<Running> {
     let source = &pipeline.source.source;
     let name = &source.name;
-    let open = |partitions| Reader::open(&pipeline.settings.kafka.brokers, source, partitions);
+    let open = |partitions| pipeline.log.open(source, partitions);
     let count = open(1)?.partitions()?;
     let mut reader = open(count as usize)?;
     let topic_id = reader.topic_id()?;
@@ -40,19 +38,18 @@ pub fn recover(pipeline: &Pipeline, lease: &Arc<Lease>) -> Result<Running> {
         bounds.push(reader.bounds(partition)?);
     }
 
-    let session = pipeline.runtime.block_on(pipeline.store.connect("commit"))?;
-    let mut stored = pipeline.runtime.block_on(session.claim(name, &source.options.topic, &topic_id))?;
+    let (mut writer, mut stored) = pipeline.runtime.block_on(lease.claim(&source.options.topic, &topic_id))?;
     tracing::info!(pipeline = name, epoch = stored.epoch, seq = stored.seq, "took over");
     failpoint::hit("takeover")?;
     if stored.topic_id != topic_id {
         return Err(recreated(pipeline, &stored.topic_id, &topic_id));
     }
-    begin_new_partitions(pipeline, &session, &mut stored, &bounds)?;
+    begin_new_partitions(pipeline, writer.as_mut(), &mut stored, &bounds)?;
     for partition in &stored.partitions {
         compare(pipeline, partition.partition, partition.next_offset, bounds.get(partition.partition as usize))?;
     }
-    let mut views = open_views(pipeline, &session, &stored)?;
-    let (from, rebuilt) = load(pipeline, &session, &stored, &mut views, &bounds)?;
+    let mut views = open_views(pipeline, writer.as_mut(), &stored)?;
+    let (from, rebuilt) = load(pipeline, writer.as_mut(), &stored, &mut views, &bounds)?;
     failpoint::hit("recover-loaded")?;
 
     let mut watermarks = Watermarks::new(source.bound_us);
@@ -61,7 +58,7 @@ pub fn recover(pipeline: &Pipeline, lease: &Arc<Lease>) -> Result<Running> {
     }
     let mut decoder = Decoder::new(&pipeline.source)?;
     let starts: Vec<(i32, i64)> = from.iter().map(|(partition, offset, _)| (*partition, *offset)).collect();
-    let known = pipeline.runtime.block_on(session.future_rejects(name, &starts))?;
+    let known = pipeline.runtime.block_on(writer.future_rejects(&starts))?;
     replay(
         pipeline,
         open(count as usize)?,
@@ -73,8 +70,7 @@ pub fn recover(pipeline: &Pipeline, lease: &Arc<Lease>) -> Result<Running> {
         &known.into_iter().collect(),
     )?;
     for view in &mut views {
-        view.recovered(stored.seq)?;
-        view.close(stored.frontier);
+        view.recovered(stored.seq, stored.frontier)?;
     }
 
     let partitions: Vec<Partition> = stored
@@ -92,9 +88,6 @@ pub fn recover(pipeline: &Pipeline, lease: &Arc<Lease>) -> Result<Running> {
         })
         .collect();
     reader.assign(&partitions.iter().map(|p| (p.id, p.position)).collect::<Vec<_>>())?;
-    let tables = pipeline.views.iter().map(|view| (view.name.clone(), TableSql::new(&view.table))).collect();
-    let lease = lease.clone();
-    let writer = Writer::new(pipeline.store.clone(), session, tables, move |pid| lease.set_commit_pid(pid));
     let running = Running {
         reader,
         decoder,
@@ -104,6 +97,7 @@ pub fn recover(pipeline: &Pipeline, lease: &Arc<Lease>) -> Result<Running> {
         frontier: stored.frontier,
         owned: stored.epoch,
         seq: stored.seq,
+        emitted_at: pipeline.clock.now(),
         resets_state: rebuilt,
         writer: Some(writer),
     };
@@ -118,7 +112,12 @@ fn recreated(pipeline: &Pipeline, was: &str, is: &str) -> Error {
 }
 
 /// Partitions that have no row yet: all of them at the first start, later those that were added.
-fn begin_new_partitions(pipeline: &Pipeline, session: &Session, stored: &mut Stored, bounds: &[Bounds]) -> Result<()> {
+fn begin_new_partitions(
+    pipeline: &Pipeline,
+    writer: &mut dyn Writer,
+    stored: &mut Stored,
+    bounds: &[Bounds],
+) -> Result<()> {
     let known: HashSet<i32> = stored.partitions.iter().map(|p| p.partition).collect();
     let first_start = known.is_empty();
     let mut starts = Vec::new();
@@ -138,19 +137,10 @@ fn begin_new_partitions(pipeline: &Pipeline, session: &Session, stored: &mut Sto
     if starts.is_empty() {
         return Ok(());
     }
-    pipeline.runtime.block_on(session.begin_partitions(&pipeline.source.source.name, stored.epoch, &starts))?;
+    pipeline.runtime.block_on(writer.begin_partitions(stored.epoch, &starts))?;
     tracing::info!(pipeline = pipeline.source.source.name, "begins to read partitions at offsets {starts:?}");
     for (partition, offset) in starts {
-        stored.partitions.push(StoredPartition {
-            partition,
-            next_offset: offset,
-            checkpoint_offset: offset,
-            rebuild_from: offset,
-            watermark: time::NONE,
-            checkpoint_watermark: time::NONE,
-            rebuild_watermark: time::NONE,
-            idle: false,
-        });
+        stored.partitions.push(StoredPartition::beginning(partition, offset));
     }
     stored.partitions.sort_by_key(|p| p.partition);
     Ok(())
@@ -200,7 +190,7 @@ pub fn verify(pipeline: &Pipeline, running: &mut Running) -> Result<()> {
     };
     let name = &pipeline.source.source.name;
     if let Some(writer) = &mut running.writer {
-        let was = pipeline.runtime.block_on(async { writer.session().await?.topic_id(name).await });
+        let was = pipeline.runtime.block_on(async { writer.topic_id().await });
         match was {
             Ok(was) if was != id => return Err(recreated(pipeline, &was, &id)),
             Ok(_) => {}
@@ -223,14 +213,16 @@ pub fn verify(pipeline: &Pipeline, running: &mut Running) -> Result<()> {
 }
 
 /// The views with their tables; new ones are noted, changed ones refused.
-fn open_views(pipeline: &Pipeline, session: &Session, stored: &Stored) -> Result<Vec<View>> {
+fn open_views(pipeline: &Pipeline, writer: &mut dyn Writer, stored: &Stored) -> Result<Vec<View>> {
     let source = &pipeline.source.source;
     let greatest = stored.partitions.iter().map(|p| p.watermark).max().unwrap_or(time::NONE);
     let floor_of_new = if greatest == time::NONE { time::NONE } else { greatest.saturating_add(source.bound_us) };
+    // At the first start, too, a view begins where the pipeline does.
+    let starts_of_new: Vec<(i32, i64)> = stored.partitions.iter().map(|p| (p.partition, p.next_offset)).collect();
     let mut views = Vec::new();
     for plan in &pipeline.views {
         let known = stored.views.iter().find(|view| view.view == plan.name);
-        let floor = match known {
+        let (floor, starts) = match known {
             Some(known) if known.fingerprint != plan.fingerprint => {
                 return Err(Error::decide(
                     "TG-QUERY-CHANGED",
@@ -238,14 +230,14 @@ fn open_views(pipeline: &Pipeline, session: &Session, stored: &Stored) -> Result
                 )
                 .hint("choose: restore the query and its source; or give the view a new name"));
             }
-            Some(known) => known.floor,
+            Some(known) => (known.floor, known.starts.as_slice()),
             None => {
-                pipeline.runtime.block_on(session.begin_view(
-                    &source.name,
-                    &plan.name,
-                    &plan.fingerprint,
-                    floor_of_new,
-                ))?;
+                pipeline.runtime.block_on(writer.begin_view(&ViewStart {
+                    view: &plan.name,
+                    fingerprint: &plan.fingerprint,
+                    floor: floor_of_new,
+                    starts: &starts_of_new,
+                }))?;
                 if floor_of_new != time::NONE {
                     tracing::info!(
                         pipeline = source.name,
@@ -254,11 +246,11 @@ fn open_views(pipeline: &Pipeline, session: &Session, stored: &Stored) -> Result
                         time::clock::rfc3339(floor_of_new)
                     );
                 }
-                floor_of_new
+                (floor_of_new, starts_of_new.as_slice())
             }
         };
-        pipeline.runtime.block_on(session.ensure_table(&plan.table, &TableSql::new(&plan.table)))?;
-        views.push(View::new(plan.clone(), floor)?);
+        pipeline.runtime.block_on(writer.open_table(&plan.table))?;
+        views.push(View::new(plan.clone(), floor, starts)?);
     }
     for known in &stored.views {
         if !pipeline.views.iter().any(|plan| plan.name == known.view) {
@@ -277,20 +269,20 @@ type Starts = (Vec<(i32, i64, i64)>, bool);
 
 fn load(
     pipeline: &Pipeline,
-    session: &Session,
+    writer: &mut dyn Writer,
     stored: &Stored,
     views: &mut Vec<View>,
     bounds: &[Bounds],
 ) -> Result<Starts> {
     let source = &pipeline.source.source;
     let low = |partition: i32| bounds.get(partition as usize).map_or(i64::MAX, |bounds| bounds.low);
-    let pieces = pipeline.runtime.block_on(session.load_state(&source.name))?;
+    let pieces = pipeline.runtime.block_on(writer.load_state())?;
     let unusable = match usable(stored, views, pieces) {
         Ok(pieces) => {
             let needs: Needs =
                 stored.partitions.iter().map(|p| (p.partition, (p.rebuild_from, p.rebuild_watermark))).collect();
-            for (view, window_start, groups, seq) in pieces {
-                views[view].load(window_start, groups, seq)?;
+            for (view, piece, groups) in pieces {
+                views[view].load(piece.part, piece.window_start, groups, piece.seq)?;
             }
             for view in views.iter_mut() {
                 view.assume_needs(&needs);
@@ -327,10 +319,10 @@ fn load(
             low(p.partition),
         ));
     }
-    // Floors stay; everything else begins anew.
+    // Where views begin stays; everything else begins anew.
     let mut fresh = Vec::new();
     for view in views.iter() {
-        fresh.push(View::new(view.plan().clone(), view.floor())?);
+        fresh.push(view.emptied()?);
     }
     *views = fresh;
     Ok((stored.partitions.iter().map(|p| (p.partition, p.rebuild_from, p.rebuild_watermark)).collect(), true))
@@ -348,7 +340,8 @@ fn gone(pipeline: &Pipeline, what_for: &str, partition: i32, from: i64, until: i
     .hint("choose: restore the database, or the records; or give the source and its views new names, which begin with what Kafka still has")
 }
 
-type Piece = (usize, i64, arrow::array::RecordBatch, i64);
+/// The view's position, the piece and its groups.
+type Piece = (usize, FoundPiece, arrow::array::RecordBatch);
 
 /// The pieces if they are whole, else what is wrong.
 fn usable(stored: &Stored, views: &[View], pieces: Vec<FoundPiece>) -> Result<Vec<Piece>, String> {
@@ -361,12 +354,13 @@ fn usable(stored: &Stored, views: &[View], pieces: Vec<FoundPiece>) -> Result<Ve
     let mut usable = Vec::new();
     for piece in pieces {
         let Some(view) = index.get(piece.view.as_str()).copied() else { continue };
-        let groups = piece.groups.map_err(|why| format!("piece {} of view {}: {why}", piece.seq, piece.view))?;
-        if groups.schema().as_ref() != views[view].state_schema().as_ref() {
+        let groups =
+            piece.groups.clone().map_err(|why| format!("piece {} of view {}: {why}", piece.seq, piece.view))?;
+        if views[view].state_schema(piece.part).as_ref() != Some(&groups.schema()) {
             return Err(format!("piece {} of view {} has another layout", piece.seq, piece.view));
         }
         found[view] += 1;
-        usable.push((view, piece.window_start, groups, piece.seq));
+        usable.push((view, piece, groups));
     }
     for (view, found) in views.iter().zip(found) {
         let expected = stored.views.iter().find(|known| known.view == view.plan().name).map_or(0, |known| known.pieces);
@@ -381,7 +375,7 @@ fn usable(stored: &Stored, views: &[View], pieces: Vec<FoundPiece>) -> Result<Ve
 #[allow(clippy::too_many_arguments)]
 fn replay(
     pipeline: &Pipeline,
-    mut reader: Reader,
+    mut reader: Box<dyn Reader>,
     decoder: &mut Decoder,
     watermarks: &mut Watermarks,
     views: &mut [View],
@@ -402,14 +396,14 @@ fn replay(
     }
     tracing::info!(pipeline = pipeline.source.source.name, "replaying {total} offsets");
     reader.assign(&open.iter().map(|(partition, start)| (*partition, *start)).collect::<Vec<_>>())?;
-    let mut quiet_since = time::clock::now();
+    let mut quiet_since = pipeline.clock.now();
     while !open.is_empty() {
         if pipeline.stopped() {
             return Err(Error::wait("TG-STOPPED", "stopped while replaying"));
         }
         let messages = reader.read(Duration::from_millis(20), CHUNK_RECORDS_MAX)?;
         let mut records: Vec<Record<'_>> = Vec::with_capacity(messages.len());
-        for event in messages.iter() {
+        for event in messages.events() {
             let (partition, position) = match event {
                 Event::Record(record) => {
                     if open.contains_key(&record.partition) && record.offset < until[&record.partition] {
@@ -430,7 +424,7 @@ fn replay(
             }
         }
         if records.is_empty() {
-            if time::clock::now().duration_since(quiet_since) > Duration::from_secs(30) {
+            if pipeline.clock.now().duration_since(quiet_since) > Duration::from_secs(30) {
                 return Err(Error::wait(
                     "TG-KAFKA-READ",
                     format!("no record came for 30 s while replaying partitions {:?}", open.keys()),
@@ -438,7 +432,7 @@ fn replay(
             }
             continue;
         }
-        quiet_since = time::clock::now();
+        quiet_since = pipeline.clock.now();
         failpoint::hit("replay-mid")?;
         if let Some(rows) = decoder.decode(&records, Future::Given(future))?.rows {
             let rows = watermarks.stamp(rows, decoder.time_column(), &pipeline.source.schema)?;
@@ -461,4 +455,12 @@ fn replay(
         }
     }
     Ok(())
+}
+
+/// Where a partition begins that was never read.
+fn start_offset(startup: Startup, is_first_start: bool, low: i64, high: i64) -> i64 {
+    match startup {
+        Startup::Latest if is_first_start => high,
+        _ => low,
+    }
 }

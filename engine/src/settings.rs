@@ -35,6 +35,8 @@ pub struct EngineSettings {
     pub epoch_records_max: usize,
     /// And with so many bytes of payload.
     pub epoch_bytes_max: usize,
+    /// Windows of several panes (HOP, CUMULATE) that are open are published at most so often.
+    pub emit_every_ms: u64,
     /// State is stored at least so often while records arrive.
     pub checkpoint_interval_ms: u64,
     /// And after so many records.
@@ -49,6 +51,7 @@ impl Default for EngineSettings {
             epoch_ms: 25,
             epoch_records_max: 100_000,
             epoch_bytes_max: 64 << 20,
+            emit_every_ms: 1_000,
             checkpoint_interval_ms: 10_000,
             checkpoint_records_max: 2_000_000,
             listen: "127.0.0.1:9100".to_string(),
@@ -60,6 +63,11 @@ impl EngineSettings {
     /// As a duration.
     pub fn epoch(&self) -> Duration {
         Duration::from_millis(self.epoch_ms)
+    }
+
+    /// As a duration.
+    pub fn emit_every(&self) -> Duration {
+        Duration::from_millis(self.emit_every_ms)
     }
 
     /// As a duration.

@@ -1,6 +1,6 @@
 //! The only room that names the Kafka client.
 //!
-//! A [`Reader`] reads partitions from given offsets, in batches, from one queue. It belongs to no group and commits
+//! A reader reads partitions from given offsets, in batches, from one queue. It belongs to no group and commits
 //! nothing to Kafka: who may read, and from where, is decided in the database.
 
 mod native;
@@ -17,9 +17,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::error::{Error, Result};
+use crate::log::{Bounds, Log, Messages, Reader};
 use crate::sql::source::Source;
 use native::{Client, Queue};
-pub use native::{Event, Messages};
 
 /// How long a question to the broker may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,17 +49,22 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {}
 
-/// What a topic holds of a partition: `[low, high)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    /// The oldest offset that is still there.
-    pub low: i64,
-    /// The next offset to be written.
-    pub high: i64,
+/// The topics of real brokers.
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    /// `host:port`, separated by commas.
+    pub brokers: String,
+}
+
+impl Log for Kafka {
+    /// Connects in the background.
+    fn open(&self, source: &Source, partitions: usize) -> Result<Box<dyn Reader>> {
+        Ok(Box::new(KafkaReader::open(&self.brokers, source, partitions)?))
+    }
 }
 
 /// Reads one topic.
-pub struct Reader {
+struct KafkaReader {
     // The queue goes before its client.
     queue: Queue,
     client: Client,
@@ -68,9 +73,8 @@ pub struct Reader {
     assigned: bool,
 }
 
-impl Reader {
-    /// A client for a source's topic; `partitions` only sizes its buffers. Connects in the background.
-    pub fn open(brokers: &str, source: &Source, partitions: usize) -> Result<Self> {
+impl KafkaReader {
+    fn open(brokers: &str, source: &Source, partitions: usize) -> Result<Self> {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", brokers)
@@ -108,9 +112,10 @@ impl Reader {
     fn unanswered(&self, what: &str, error: &impl std::fmt::Display) -> Error {
         Error::wait("TG-KAFKA-UNREACHABLE", format!("source {}: {what} of topic {}: {error}", self.source, self.topic))
     }
+}
 
-    /// The number of partitions.
-    pub fn partitions(&self) -> Result<i32> {
+impl Reader for KafkaReader {
+    fn partitions(&self) -> Result<i32> {
         let metadata = self
             .client
             .fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT)
@@ -131,14 +136,12 @@ impl Reader {
         i32::try_from(count).map_err(|_| Error::bug("more partitions than an i32 counts"))
     }
 
-    /// The topic's identity.
-    pub fn topic_id(&self) -> Result<String> {
+    fn topic_id(&self) -> Result<String> {
         native::topic_id(&self.client, &self.topic, ANSWER_TIMEOUT)
             .map_err(|error| self.unanswered("the identity", &error))
     }
 
-    /// What the broker has of a partition, asked anew.
-    pub fn bounds(&self, partition: i32) -> Result<Bounds> {
+    fn bounds(&self, partition: i32) -> Result<Bounds> {
         let (low, high) = self
             .client
             .fetch_watermarks(&self.topic, partition, ANSWER_TIMEOUT)
@@ -146,11 +149,9 @@ impl Reader {
         Ok(Bounds { low, high })
     }
 
-    /// Reads these partitions from these offsets, for the reader's whole life.
-    ///
     /// Only once: a second assignment takes effect behind our back, after the old one is gone, and would then send
     /// records to the client's own queue instead of ours.
-    pub fn assign(&mut self, positions: &[(i32, i64)]) -> Result<()> {
+    fn assign(&mut self, positions: &[(i32, i64)]) -> Result<()> {
         if std::mem::replace(&mut self.assigned, true) {
             return Err(Error::bug("a reader was assigned twice"));
         }
@@ -167,8 +168,7 @@ impl Reader {
         self.client.assign(&list).map_err(|error| self.unanswered("the assignment", &error))
     }
 
-    /// Takes what has arrived: waits up to `timeout` for `max` messages.
-    pub fn read(&mut self, timeout: Duration, max: usize) -> Result<Messages> {
+    fn read(&mut self, timeout: Duration, max: usize) -> Result<Box<dyn Messages>> {
         // Serves the client's callbacks. Every partition's messages go to our queue; one here would be lost to us.
         match self.client.poll(Duration::ZERO) {
             None => {}
@@ -178,11 +178,10 @@ impl Reader {
             Some(Err(error)) => tracing::warn!(pipeline = self.source, "kafka client: {error}"),
             Some(Ok(_)) => return Err(self.unanswered("a record", &"it came by the wrong queue; reading again")),
         }
-        Ok(self.queue.consume(timeout, max))
+        Ok(Box::new(self.queue.consume(timeout, max)))
     }
 
-    /// Stops or goes on fetching some partitions.
-    pub fn pause(&self, partitions: &[i32], pause: bool) -> Result<()> {
+    fn pause(&mut self, partitions: &[i32], pause: bool) -> Result<()> {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
             list.add_partition(&self.topic, *partition);

@@ -2,7 +2,7 @@
 //!
 //! Invariants, each upheld here and nowhere else:
 //! - a queue and a message batch live no longer than the client that they came from: both hold a handle to it;
-//! - every message that `rd_kafka_consume_batch_queue` hands out is destroyed exactly once, by [`Messages`]'s drop;
+//! - every message that `rd_kafka_consume_batch_queue` hands out is destroyed exactly once, by [`Batch`]'s drop;
 //! - payloads are lent for as long as their batch is borrowed.
 
 #![allow(unsafe_code)]
@@ -17,6 +17,7 @@ use rdkafka_sys as sys;
 
 use super::Context;
 use crate::batch::Record;
+use crate::log::{Event, Messages};
 
 /// A client that queues and messages keep alive.
 pub type Client = Arc<BaseConsumer<Context>>;
@@ -54,7 +55,7 @@ impl Queue {
     }
 
     /// Takes up to `max` messages; returns when there are so many or when the time is over.
-    pub fn consume(&mut self, timeout: Duration, max: usize) -> Messages {
+    pub fn consume(&mut self, timeout: Duration, max: usize) -> Batch {
         let mut messages: Vec<*mut sys::rd_kafka_message_t> = Vec::with_capacity(max);
         let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the buffer has room for `max` pointers, and the call tells how many it wrote.
@@ -62,7 +63,7 @@ impl Queue {
             let count = sys::rd_kafka_consume_batch_queue(self.queue.as_ptr(), timeout, messages.as_mut_ptr(), max);
             messages.set_len(usize::try_from(count).unwrap_or(0).min(max));
         }
-        Messages { messages, _client: self.client.clone() }
+        Batch { messages, _client: self.client.clone() }
     }
 }
 
@@ -74,53 +75,25 @@ impl Drop for Queue {
 }
 
 /// Messages that were consumed; their payloads live as long as this.
-pub struct Messages {
+pub struct Batch {
     messages: Vec<*mut sys::rd_kafka_message_t>,
     _client: Client,
 }
 
 // SAFETY: messages are plain memory owned by this value; librdkafka allows to destroy them on any thread.
-unsafe impl Send for Messages {}
+unsafe impl Send for Batch {}
 
-/// What a queue hands out.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A record.
-    Record(Record<'a>),
-    /// The partition has been read up to this offset, which is the next to be written.
-    End {
-        /// The partition.
-        partition: i32,
-        /// The offset.
-        offset: i64,
-    },
-    /// The partition cannot be read.
-    Failed {
-        /// The partition.
-        partition: i32,
-        /// Why.
-        why: String,
-    },
-}
-
-impl Messages {
-    /// How many.
-    pub fn len(&self) -> usize {
+impl Messages for Batch {
+    fn len(&self) -> usize {
         self.messages.len()
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
-    }
-
-    /// The events, in the order of each partition.
-    pub fn iter(&self) -> impl Iterator<Item = Event<'_>> {
-        self.messages.iter().map(|message| {
+    fn events(&self) -> Box<dyn Iterator<Item = Event<'_>> + '_> {
+        Box::new(self.messages.iter().map(|message| {
             // SAFETY: each pointer came from consume and is destroyed only by drop, which needs &mut self.
             let message = unsafe { &**message };
             event(message)
-        })
+        }))
     }
 }
 
@@ -153,7 +126,7 @@ fn bytes(_owner: &sys::rd_kafka_message_t, start: *mut std::ffi::c_void, len: us
     (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start.cast::<u8>(), len) })
 }
 
-impl Drop for Messages {
+impl Drop for Batch {
     fn drop(&mut self) {
         for message in &self.messages {
             // SAFETY: each message is owned by this value and destroyed here only.

@@ -32,24 +32,10 @@ pub struct Catalog {
 impl Catalog {
     /// Reads, parses and plans every `.sql` file below `path`, or the one file that it is.
     pub fn load(path: &Path) -> Result<Self, Vec<Error>> {
-        let mut files = Vec::new();
-        sql_files(path, &mut files).map_err(|error| vec![error])?;
-        files.sort();
-        let (mut texts, mut errors) = (Vec::new(), Vec::new());
-        for file in files {
-            match std::fs::read_to_string(&file) {
-                Ok(text) => texts.push((file.display().to_string(), text)),
-                Err(error) => {
-                    errors.push(Error::configuration("TG-QUERIES", format!("cannot read {}: {error}", file.display())))
-                }
-            }
-        }
-        if texts.is_empty() && errors.is_empty() {
-            errors.push(
-                Error::configuration("TG-QUERIES", format!("there is no .sql file in {}", path.display()))
-                    .hint("name a directory of CREATE SOURCE and CREATE MATERIALIZED VIEW statements"),
-            );
-        }
+        let (texts, errors) = match read_files(path) {
+            Ok(texts) => (texts, Vec::new()),
+            Err(error) => (Vec::new(), vec![error]),
+        };
         match Self::of_texts(&texts, |name| std::env::var(name).ok()) {
             Ok(catalog) if errors.is_empty() => Ok(catalog),
             Ok(_) => Err(errors),
@@ -97,6 +83,22 @@ impl Catalog {
         planned_views.sort_by(|a: &PlannedView, b| a.name.cmp(&b.name));
         Ok(Self { sources: planned_sources, views: planned_views })
     }
+}
+
+/// The `.sql` files at or below a path, with their texts.
+pub fn read_files(path: &Path) -> Result<Vec<(String, String)>> {
+    let mut files = Vec::new();
+    sql_files(path, &mut files)?;
+    files.sort();
+    if files.is_empty() {
+        return Err(Error::configuration("TG-QUERIES", format!("there is no .sql file in {}", path.display()))
+            .hint("name a directory of CREATE SOURCE and CREATE MATERIALIZED VIEW statements"));
+    }
+    let read = |file: PathBuf| match std::fs::read_to_string(&file) {
+        Ok(text) => Ok((file.display().to_string(), text)),
+        Err(error) => Err(Error::configuration("TG-QUERIES", format!("cannot read {}: {error}", file.display()))),
+    };
+    files.into_iter().map(read).collect()
 }
 
 fn sql_files(path: &Path, found: &mut Vec<PathBuf>) -> Result<()> {

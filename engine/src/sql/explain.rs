@@ -1,9 +1,11 @@
-//! What a view's expressions may not hold, and DataFusion's refusals in our words.
+//! What a view's expressions may not hold, DataFusion's refusals in our words, and what a view will do.
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 
+use super::planned::{Aggregate, Emit, PlannedView, Shape};
+use super::window::Kind;
 use crate::error::Error;
 
 /// Refuses what would give another answer the next time.
@@ -58,6 +60,94 @@ pub fn explain(error: DataFusionError, file: &str, line: u64, column: u64, what:
         other => Error::query("TG-SQL-VIEW", format!("{what}: {}", other.strip_backtrace())),
     };
     told.at(file, line, column)
+}
+
+/// A length of time for a person.
+fn length(us: i64) -> String {
+    let (seconds, rest) = (us / 1_000_000, us % 1_000_000);
+    match seconds {
+        _ if rest != 0 => format!("{} ms", us as f64 / 1_000.0),
+        s if s % 86_400 == 0 => format!("{} d", s / 86_400),
+        s if s % 3_600 == 0 => format!("{} h", s / 3_600),
+        s if s % 60 == 0 => format!("{} min", s / 60),
+        s => format!("{s} s"),
+    }
+}
+
+impl PlannedView {
+    /// In one line: its windows and when it publishes.
+    pub fn summary(&self) -> String {
+        let windows = match self.shape {
+            Shape::Stateless => return "each row as it comes, keyed by partition and offset".to_string(),
+            Shape::Running => return "running groups, kept for ever, published with every commit".to_string(),
+            Shape::Windowed(windows) => windows,
+        };
+        let (size, step) = (length(windows.size_us), length(windows.step_us));
+        let windows = match windows.kind {
+            Kind::Tumble => format!("windows of {size}"),
+            Kind::Hop => format!("windows of {size} every {step}"),
+            Kind::Cumulate => format!("windows of up to {size}, growing by {step}"),
+        };
+        let emit = match self.emit {
+            Emit::Update => "published as they fill",
+            Emit::Close => "published when they close",
+        };
+        format!("{windows}, {emit}")
+    }
+
+    /// What runs for each batch, what is kept, and what is published when.
+    pub fn explain(&self) -> String {
+        let mut text = format!(
+            "view {} on source {}: {}\n\nfor each batch of decoded rows:\n",
+            self.name,
+            self.source,
+            self.summary()
+        );
+        let plan = |plan: &crate::view::plan::Plan| {
+            format!("{plan:?}").lines().map(|line| format!("    {line}\n")).collect::<String>()
+        };
+        text.push_str(&plan(&self.below));
+        text.push_str("\nkept:\n");
+        if self.shape == Shape::Stateless {
+            text.push_str("    nothing\n");
+        } else {
+            if let Shape::Windowed(windows) = self.shape {
+                let pane = length(windows.pane_us());
+                text.push_str(&format!("    by pane of {pane}, until the last window that holds it has closed:\n"));
+            }
+            for aggregate in &self.aggregates {
+                text.push_str(&match aggregate {
+                    Aggregate::Function(function) => format!("    the state of {} for each group\n", function.text),
+                    Aggregate::Distinct(_) => "    each group's distinct values, counted\n".to_string(),
+                });
+            }
+        }
+        if self.shape != Shape::Stateless {
+            text.push_str("\nfor changed groups, before they are published:\n");
+            text.push_str(&plan(&self.above));
+        }
+        text.push_str(&format!("\npublished in table {}:\n", self.table.name));
+        for column in &self.table.columns {
+            let key = if column.key_of.is_some() { ", key" } else { "" };
+            let sql = crate::sink::types::sql_type(&column.data_type).unwrap_or_default();
+            text.push_str(&format!("    {} {sql}{key}\n", column.name));
+        }
+        text.push_str(&match (self.shape, self.emit) {
+            (Shape::Windowed(_), Emit::Close) => "    each row once, in the commit that closes its window\n".to_string(),
+            (Shape::Windowed(windows), Emit::Update) if windows.kind != Kind::Tumble => {
+                "    a window from the moment at which event time reaches its last pane, at most once a second, and when it closes\n".to_string()
+            }
+            _ => "    with every commit, the rows that have changed\n".to_string(),
+        });
+        if let Some(retention) = &self.retention {
+            text.push_str(&format!(
+                "    deleted once {} is {} behind the frontier\n",
+                retention.column,
+                length(retention.behind_us)
+            ));
+        }
+        text
+    }
 }
 
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {

@@ -16,9 +16,10 @@ mod split;
 mod statement;
 mod text;
 mod view;
-mod split_names {}
 pub mod window;
 
-pub use catalog::Catalog;
+pub use catalog::{Catalog, read_files};
 pub use planned::{PlannedSource, PlannedView};
 pub use split::ROW;
+pub use statement::parse_interval_us as duration_us;
+pub use text::statements_of;

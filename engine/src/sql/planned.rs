@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use super::source::Source;
+use super::window::{Edge, Windows};
 use crate::view::plan::Plan;
 
 /// A source, ready to decode.
@@ -29,8 +30,12 @@ pub struct PlannedView {
     pub name: String,
     /// The source that it reads.
     pub source: String,
-    /// The length of its windows, in microseconds.
-    pub size_us: i64,
+    /// What it keeps.
+    pub shape: Shape,
+    /// When its rows are published.
+    pub emit: Emit,
+    /// Which of its rows go when.
+    pub retention: Option<Retention>,
     /// The plan below the aggregate: source rows in, the columns that [`Inputs`] names out.
     pub below: Plan,
     /// Where the aggregate finds its inputs in the output of `below`.
@@ -49,10 +54,39 @@ pub struct PlannedView {
     pub fingerprint: String,
 }
 
+/// What a view keeps between epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Groups by pane, until the windows that hold it have closed.
+    Windowed(Windows),
+    /// Groups, for ever.
+    Running,
+    /// Nothing: each row is published as it comes.
+    Stateless,
+}
+
+/// When rows are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emit {
+    /// With every commit that changes them.
+    Update,
+    /// Once, when their window closes.
+    Close,
+}
+
+/// Rows of windows that ended so long before the frontier may go.
+#[derive(Debug, Clone)]
+pub struct Retention {
+    /// The table's column that tells when a window was.
+    pub column: String,
+    /// What to take from the frontier to have the latest time that may go.
+    pub behind_us: i64,
+}
+
 /// Columns of the output of the plan below.
 #[derive(Debug, Clone)]
 pub struct Inputs {
-    /// The window's start, in microseconds.
+    /// The pane's start, in microseconds; 0 where there are no windows.
     pub window: usize,
     /// The other group columns.
     pub keys: Vec<usize>,
@@ -67,10 +101,10 @@ pub struct Inputs {
 /// A group column.
 #[derive(Debug, Clone)]
 pub enum Group {
-    /// The window's start plus a shift, as this type.
+    /// A time of the window, as this type.
     Window {
-        /// In microseconds.
-        shift_us: i64,
+        /// Which.
+        edge: Edge,
         /// A timestamp.
         data_type: DataType,
     },
@@ -80,11 +114,33 @@ pub enum Group {
 
 /// An aggregate over columns of the plan below.
 #[derive(Debug, Clone)]
-pub struct Aggregate {
+pub enum Aggregate {
+    /// One whose state DataFusion keeps in a few columns of a row.
+    Function(Function),
+    /// `count(DISTINCT x)`, whose state are the values.
+    Distinct(Distinct),
+}
+
+/// An aggregate function.
+#[derive(Debug, Clone)]
+pub struct Function {
+    /// As it was written, for messages.
+    pub text: String,
     /// The function with its arguments.
     pub function: Arc<AggregateFunctionExpr>,
     /// Its FILTER.
     pub filter: Option<Arc<dyn PhysicalExpr>>,
+    /// Whether its state grows with the rows of a group.
+    pub grows: bool,
+}
+
+/// The distinct values of a column.
+#[derive(Debug, Clone)]
+pub struct Distinct {
+    /// The column of the plan below.
+    pub value: usize,
+    /// The column of its FILTER.
+    pub filter: Option<usize>,
 }
 
 /// A view's table.
@@ -110,6 +166,12 @@ pub struct TableColumn {
 }
 
 impl Table {
+    /// The schema of its rows.
+    pub fn schema(&self) -> SchemaRef {
+        let field = |column: &TableColumn| Field::new(&column.name, column.data_type.clone(), true);
+        Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()))
+    }
+
     /// The key's columns.
     pub fn key(&self) -> impl Iterator<Item = &TableColumn> {
         self.columns.iter().filter(|column| column.key_of.is_some())

@@ -1,30 +1,20 @@
 //! Which group expressions are windows: the window function's own, `date_bin` and `date_trunc` over the event time.
 
 use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::{Expr, lit};
 use datafusion::scalar::ScalarValue;
 
-use super::window::TUMBLE_UDF;
-
-/// A group expression that is a tumbling window.
-#[derive(Debug, Clone)]
-pub struct Window {
-    /// Its length.
-    pub size_us: i64,
-    /// Where windows begin, beside the multiples of their length.
-    pub offset_us: i64,
-    /// What is added to the start.
-    pub shift_us: i64,
-}
+use super::window::{Edge, Kind, WINDOW_UDF, Windows, called};
 
 const DAY_US: i64 = 86_400_000_000;
 
 /// Recognises a window over the watermark's column; the error is a message and the way out.
-pub fn recognise(expr: &Expr, time_column: &str) -> Result<Option<Window>, (String, &'static str)> {
+pub fn recognise(expr: &Expr, time_column: &str) -> Result<Option<(Windows, Edge)>, (String, &'static str)> {
     let Expr::ScalarFunction(function) = expr else { return Ok(None) };
     let args = &function.args;
     let (kind, time) = match function.func.name() {
-        TUMBLE_UDF => (TUMBLE_UDF, args.first()),
+        WINDOW_UDF => (WINDOW_UDF, args.first()),
         "date_bin" => ("date_bin", args.get(1)),
         "date_trunc" => ("date_trunc", args.get(1)),
         _ => return Ok(None),
@@ -34,7 +24,7 @@ pub fn recognise(expr: &Expr, time_column: &str) -> Result<Option<Window>, (Stri
         time = *cast.expr;
     }
     if !matches!(&time, Expr::Column(column) if column.name == time_column) {
-        return if kind == TUMBLE_UDF {
+        return if kind == WINDOW_UDF {
             Err((
                 format!("the window is over {time}, which is not the watermark's column"),
                 "use the column of WATERMARK FOR",
@@ -44,11 +34,11 @@ pub fn recognise(expr: &Expr, time_column: &str) -> Result<Option<Window>, (Stri
         };
     }
     let fixed = "use a window of fixed length: seconds, minutes, hours, days, weeks";
-    let (size_us, offset_us, shift_us) = match kind {
-        TUMBLE_UDF => match (int(args.get(1)), int(args.get(2)), int(args.get(3))) {
-            (Some(size), Some(offset), Some(shift)) => (size, offset, shift),
-            _ => return Ok(None),
-        },
+    let (size_us, offset_us) = match kind {
+        WINDOW_UDF => {
+            let constants: Option<Vec<i64>> = args[1..].iter().map(int).collect();
+            return Ok(constants.and_then(|constants| called(&constants)));
+        }
         "date_bin" => {
             let size =
                 interval(args.first()).ok_or_else(|| (format!("the stride of {expr} has no fixed length"), fixed))?;
@@ -57,23 +47,34 @@ pub fn recognise(expr: &Expr, time_column: &str) -> Result<Option<Window>, (Stri
                 Some(origin) => timestamp(origin)
                     .ok_or_else(|| (format!("the origin of {expr} is not a constant"), "write a timestamp"))?,
             };
-            (size, origin.rem_euclid(size), 0)
+            (size, origin.rem_euclid(size))
         }
         _ => match args.first().and_then(string).map(|unit| unit.to_lowercase()).as_deref() {
-            Some("millisecond") => (1_000, 0, 0),
-            Some("second") => (1_000_000, 0, 0),
-            Some("minute") => (60_000_000, 0, 0),
-            Some("hour") => (3_600_000_000, 0, 0),
-            Some("day") => (DAY_US, 0, 0),
-            Some("week") => (7 * DAY_US, 4 * DAY_US, 0),
+            Some("millisecond") => (1_000, 0),
+            Some("second") => (1_000_000, 0),
+            Some("minute") => (60_000_000, 0),
+            Some("hour") => (3_600_000_000, 0),
+            Some("day") => (DAY_US, 0),
+            Some("week") => (7 * DAY_US, 4 * DAY_US),
             _ => return Err((format!("{expr} is a window without a fixed length"), fixed)),
         },
     };
-    Ok(Some(Window { size_us, offset_us, shift_us }))
+    Ok(Some((Windows::tumble(size_us, offset_us), Edge::Start)))
 }
 
-fn int(expr: Option<&Expr>) -> Option<i64> {
-    match expr? {
+/// Whether an expression holds a window of several panes, whose value is not known below the aggregate.
+pub fn holds_panes(expr: &Expr) -> bool {
+    expr.exists(|e| {
+        let Expr::ScalarFunction(function) = e else { return Ok(false) };
+        let constants: Option<Vec<i64>> = function.args.iter().skip(1).map(int).collect();
+        let called = (function.func.name() == WINDOW_UDF).then(|| constants.and_then(|c| called(&c))).flatten();
+        Ok(called.is_some_and(|(windows, _)| windows.kind != Kind::Tumble))
+    })
+    .unwrap_or(true)
+}
+
+fn int(expr: &Expr) -> Option<i64> {
+    match expr {
         Expr::Literal(ScalarValue::Int64(value), _) => *value,
         _ => None,
     }

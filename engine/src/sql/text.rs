@@ -67,6 +67,36 @@ pub fn statements(file: &str, text: &str, variable: impl Fn(&str) -> Option<Stri
         .collect())
 }
 
+/// The statements of a text with the name that each gives to something, as they stand.
+pub fn statements_of(file: &str, text: &str) -> Result<Vec<(String, String)>> {
+    let tokens = Tokenizer::new(&DIALECT, text)
+        .tokenize_with_location()
+        .map_err(|error| Error::query("TG-SQL-SYNTAX", error.to_string()).at(file, 1, 1))?;
+    let (mut found, mut name, mut statement) = (Vec::new(), None, String::new());
+    for TokenWithSpan { token, .. } in tokens.into_iter().chain([TokenWithSpan::wrap(Token::SemiColon)]) {
+        match &token {
+            Token::SemiColon => {
+                let statement = std::mem::take(&mut statement).trim().to_string();
+                if let (Some(name), false) = (name.take(), statement.is_empty()) {
+                    found.push((name, statement));
+                }
+            }
+            Token::EOF => {}
+            token => {
+                if let Token::Word(word) = token
+                    && name.is_none()
+                    && !["create", "source", "table", "materialized", "view"]
+                        .contains(&word.value.to_lowercase().as_str())
+                {
+                    name = Some(word.value.clone());
+                }
+                statement.push_str(&token.to_string());
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// `TUMBLE(TABLE t, …)` names its table as SQL:2016 does; the parser knows only `TUMBLE(t, …)`.
 fn drop_table_keyword(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let is_table = |i: usize| {

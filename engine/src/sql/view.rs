@@ -1,6 +1,6 @@
 //! `CREATE MATERIALIZED VIEW`: the text, parsed, with its window functions made plain.
 //!
-//! `TUMBLE` in FROM, in its short and in its SQL:2016 spelling, becomes a subquery that adds `window_start`,
+//! `TUMBLE`, `HOP` and `CUMULATE` in FROM, in their short and SQL:2016 spelling, become a subquery that adds `window_start`,
 //! `window_end` and `window_time` by the scalar function of [`super::window`]. It is done on the parsed text, since
 //! the planner does not resolve a table that is named only as an argument; and so a view's text needs no hook at all.
 
@@ -12,9 +12,11 @@ use sqlparser::ast::{
 };
 use sqlparser::parser::Parser;
 
+use super::planned::Emit;
+use super::statement::parse_interval_us;
 use super::statement::{Cursor, interval_us, normal};
 use super::text::DIALECT;
-use super::window::TUMBLE_UDF;
+use super::window::{Edge, Kind, Windows, call};
 use crate::error::{Error, Result};
 
 /// A view as it was written.
@@ -30,6 +32,10 @@ pub struct ViewText {
     pub column: u64,
     /// The query, with its window functions made plain.
     pub query: Box<Query>,
+    /// When its rows are published.
+    pub emit: Emit,
+    /// How long rows of closed windows are kept, in microseconds; for ever if nothing is said.
+    pub retention_us: Option<i64>,
     /// The query as it was, in a normal form, for the fingerprint.
     pub normal: String,
 }
@@ -44,14 +50,21 @@ pub fn parse(cursor: &mut Cursor<'_>) -> Result<ViewText> {
             .error_at(name_place, "TG-SQL-VIEW", format!("view name {name:?} is not possible"))
             .hint("a name has at most 63 bytes and does not begin with tidegate"));
     }
-    let with_place = cursor.index();
+    let mut retention_us = None;
     if cursor.words(&["with"]) {
-        let given = cursor.options()?;
-        let key = given.keys().next().cloned().unwrap_or_default();
-        let code = if key == "retention" { "TG-SQL-NOT-YET" } else { "TG-SQL-VIEW" };
-        return Err(cursor
-            .error_at(with_place, code, format!("view {name}: option {key} is not supported yet"))
-            .hint("leave it out"));
+        for (key, (value, at)) in cursor.options()? {
+            if key != "retention" {
+                return Err(cursor
+                    .error_at(at, "TG-SQL-VIEW", format!("view {name}: unknown option {key}"))
+                    .hint("the option is retention = '30 days'"));
+            }
+            let us = parse_interval_us(&value).filter(|us| *us > 0).ok_or_else(|| {
+                cursor
+                    .error_at(at, "TG-SQL-VIEW", format!("view {name}: retention = '{value}' is not a duration"))
+                    .hint("write it as '30 days'")
+            })?;
+            retention_us = Some(us);
+        }
     }
     cursor.expect_words(&["as"])?;
     let emit = cursor.find(&["emit", "on"]);
@@ -59,19 +72,21 @@ pub fn parse(cursor: &mut Cursor<'_>) -> Result<ViewText> {
     if cursor.index() < emit {
         return Err(cursor.error("TG-SQL-SYNTAX", "the query should end here"));
     }
-    let emit_place = cursor.index();
+    let mut emit = Emit::Update;
     if cursor.words(&["emit", "on"]) && !cursor.words(&["update"]) {
-        return Err(cursor
-            .error_at(emit_place, "TG-SQL-NOT-YET", format!("view {name}: only EMIT ON UPDATE is supported yet"))
-            .hint("leave EMIT out: ON UPDATE is the default"));
+        cursor.expect_words(&["window", "close"])?;
+        emit = Emit::Close;
     }
     cursor.end()?;
-    let normal = query.to_string();
+    let normal = match emit {
+        Emit::Update => query.to_string(),
+        Emit::Close => format!("{query} EMIT ON WINDOW CLOSE"),
+    };
     let mut rewrite = Rewrite { file: cursor.file().to_string() };
     if let ControlFlow::Break(error) = VisitMut::visit(&mut query, &mut rewrite) {
         return Err(error);
     }
-    Ok(ViewText { name, file: cursor.file().to_string(), line, column, query, normal })
+    Ok(ViewText { name, file: cursor.file().to_string(), line, column, query, emit, retention_us, normal })
 }
 
 struct Rewrite {
@@ -106,77 +121,101 @@ impl Rewrite {
             _ => return Ok(()),
         };
         let function = name.to_string().to_lowercase();
-        match function.as_str() {
-            "tumble" => {}
-            "hop" | "cumulate" | "session" => {
-                return Err(error(
-                    "TG-SQL-NOT-YET",
-                    format!("the window function {} is not supported yet", function.to_uppercase()),
-                )
-                .hint("use TUMBLE"));
+        let kind = match function.as_str() {
+            "tumble" => Kind::Tumble,
+            "hop" => Kind::Hop,
+            "cumulate" => Kind::Cumulate,
+            "session" => {
+                return Err(error("TG-SQL-NOT-YET", "the window function SESSION is not supported yet".to_string())
+                    .hint("use TUMBLE, HOP or CUMULATE"));
             }
             _ => {
                 return Err(error("TG-SQL-WINDOW", format!("there is no table function {function}"))
-                    .hint("the window function is TUMBLE(source, time_column, INTERVAL '1 minute')"));
+                    .hint("window functions are TUMBLE, HOP and CUMULATE, as in TUMBLE(source, time_column, INTERVAL '1 minute')"));
             }
-        }
-        let tumble = tumble_args(&args).map_err(|message| {
-            error("TG-SQL-WINDOW", message)
-                .hint("write TUMBLE(source, time_column, INTERVAL '1 minute'[, offset]) or TABLE(TUMBLE(TABLE source, DESCRIPTOR(time_column), INTERVAL '1' MINUTE))")
-        })?;
+        };
+        let given = arguments(kind, &args).map_err(|message| error("TG-SQL-WINDOW", message).hint(spelling(kind)))?;
         let alias = alias.unwrap_or_else(|| TableAlias {
             explicit: true,
-            name: tumble.table.clone(),
+            name: given.table.clone(),
             columns: Vec::new(),
             at: None,
         });
-        *factor = plain(&tumble, alias)?;
+        *factor = plain(&given, alias)?;
         Ok(())
     }
 }
 
-struct Tumble {
+struct Given {
     table: Ident,
     time: Ident,
-    size_us: i64,
-    offset_us: i64,
+    windows: Windows,
 }
 
-fn tumble_args(args: &[FunctionArg]) -> Result<Tumble, String> {
-    let (mut table, mut time, mut size, mut offset) = (None, None, None, None);
+fn spelling(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Tumble => {
+            "write TUMBLE(source, time_column, INTERVAL '1 minute'[, offset]) or TABLE(TUMBLE(TABLE source, DESCRIPTOR(time_column), INTERVAL '1' MINUTE))"
+        }
+        Kind::Hop => {
+            "write HOP(source, time_column, slide, size[, offset]), such as HOP(events, ts, INTERVAL '30 seconds', INTERVAL '5 minutes')"
+        }
+        Kind::Cumulate => {
+            "write CUMULATE(source, time_column, step, size[, offset]), such as CUMULATE(events, ts, INTERVAL '1 hour', INTERVAL '1 day')"
+        }
+    }
+}
+
+/// The arguments of a window function, by place or by Flink's names.
+fn arguments(kind: Kind, args: &[FunctionArg]) -> Result<Given, String> {
+    let (function, names): (_, &[&str]) = match kind {
+        Kind::Tumble => ("TUMBLE", &["data", "timecol", "size", "offset"]),
+        Kind::Hop => ("HOP", &["data", "timecol", "slide", "size", "offset"]),
+        Kind::Cumulate => ("CUMULATE", &["data", "timecol", "step", "size", "offset"]),
+    };
+    let (mut table, mut time, mut size, mut step, mut offset) = (None, None, None, None, 0);
     for (index, arg) in args.iter().enumerate() {
         let (name, value) = match arg {
-            FunctionArg::Unnamed(value) => {
-                (["data", "timecol", "size", "offset"].get(index).copied().unwrap_or("?").to_string(), value)
-            }
+            FunctionArg::Unnamed(value) => (names.get(index).copied().unwrap_or("?").to_string(), value),
             FunctionArg::Named { name, arg, .. } => (normal(name), arg),
             FunctionArg::ExprNamed { name, arg, .. } => (name.to_string().to_lowercase(), arg),
         };
-        let FunctionArgExpr::Expr(value) = value else { return Err(format!("TUMBLE: {arg} is not an argument")) };
+        let FunctionArgExpr::Expr(value) = value else { return Err(format!("{function}: {arg} is not an argument")) };
+        let length = |what: &str| {
+            let length = interval_us(value).filter(|us| *us > 0);
+            length.ok_or(format!("{function}: {value} is not a {what} of fixed length"))
+        };
         match name.as_str() {
-            "data" => table = Some(identifier(value).ok_or(format!("TUMBLE: {value} is not the name of a source"))?),
-            "timecol" => time = Some(descriptor(value).ok_or(format!("TUMBLE: {value} is not a time column"))?),
-            "size" => {
-                size = Some(
-                    interval_us(value)
-                        .filter(|us| *us > 0)
-                        .ok_or(format!("TUMBLE: {value} is not a window size of fixed length"))?,
-                )
+            name if !names.contains(&name) => return Err(format!("{function} has no argument {name}: {arg}")),
+            "data" => {
+                table = Some(identifier(value).ok_or(format!("{function}: {value} is not the name of a source"))?)
             }
+            "timecol" => time = Some(descriptor(value).ok_or(format!("{function}: {value} is not a time column"))?),
+            "size" => size = Some(length("window size")?),
             "offset" => {
-                offset = Some(interval_us(value).ok_or(format!("TUMBLE: {value} is not an offset of fixed length"))?)
+                offset = interval_us(value).ok_or(format!("{function}: {value} is not an offset of fixed length"))?;
             }
-            other => return Err(format!("TUMBLE has no argument {other}: {arg}")),
+            name => step = Some(length(name)?),
         }
     }
-    let missing = |what: &str| format!("TUMBLE lacks its {what}");
-    Ok(Tumble {
-        table: table.ok_or(missing("source"))?,
-        time: time.ok_or(missing("time column"))?,
-        size_us: size.ok_or(missing("size"))?,
-        offset_us: offset.unwrap_or(0),
-    })
+    let missing = |what: &str| format!("{function} lacks its {what}");
+    let size_us = size.ok_or(missing("size"))?;
+    let step_us = if kind == Kind::Tumble { size_us } else { step.ok_or(missing(names[2]))? };
+    if kind == Kind::Cumulate && size_us % step_us != 0 {
+        return Err("CUMULATE: its size is not a multiple of its step".to_string());
+    }
+    let windows = Windows { kind, size_us, step_us, offset_us: offset };
+    if size_us / windows.pane_us() > PANES_MAX {
+        return Err(format!(
+            "{function}: a window of {} panes; there are at most {PANES_MAX}",
+            size_us / windows.pane_us()
+        ));
+    }
+    Ok(Given { table: table.ok_or(missing("source"))?, time: time.ok_or(missing("time column"))?, windows })
 }
+
+/// The panes of a window are merged each time it is published: a day by the minute is the most.
+const PANES_MAX: i64 = 1440;
 
 fn identifier(expr: &Expr) -> Option<Ident> {
     match expr {
@@ -200,21 +239,20 @@ fn is_named(name: &ObjectName, expected: &str) -> bool {
     name.to_string().eq_ignore_ascii_case(expected)
 }
 
-/// The subquery that stands for `TUMBLE(…)`; the time column's name keeps its place.
-fn plain(tumble: &Tumble, alias: TableAlias) -> Result<TableFactor> {
-    let Tumble { table, size_us, offset_us, .. } = tumble;
-    let column = |shift: i64, name: &str| format!("{TUMBLE_UDF}(tg_time, {size_us}, {offset_us}, {shift}) AS {name}");
+/// The subquery that stands for a window function; the time column's name keeps its place.
+fn plain(given: &Given, alias: TableAlias) -> Result<TableFactor> {
+    let column = |edge| call("tg_time", given.windows, edge);
     let text = format!(
-        "SELECT *, {}, {}, {} FROM tg_table",
-        column(0, "window_start"),
-        column(*size_us, "window_end"),
-        column(size_us - 1, "window_time")
+        "SELECT *, {} AS window_start, {} AS window_end, {} AS window_time FROM tg_table",
+        column(Edge::Start),
+        column(Edge::End),
+        column(Edge::Time)
     );
     let mut query = Parser::new(&DIALECT)
         .try_with_sql(&text)
         .and_then(|mut parser| parser.parse_query())
         .map_err(|error| Error::bug(format!("the window's subquery does not parse: {error}")))?;
-    let (mut time, mut name) = (Place(&tumble.time), TableName(table));
+    let (mut time, mut name) = (Place(&given.time), TableName(&given.table));
     let _: ControlFlow<()> = VisitMut::visit(&mut query, &mut time);
     let _: ControlFlow<()> = VisitMut::visit(&mut query, &mut name);
     Ok(TableFactor::Derived { lateral: false, subquery: query, alias: Some(alias), sample: None })

@@ -1,19 +1,153 @@
 //! The one transaction: rows, dead letters, offsets, state and the fence move together or not at all.
 //!
-//! [`postgres`] holds the session that commits, [`lease`] says who is alive, [`dead_letters`] folds rejects into rows.
-//! What must hold of a commit is written at [`Commit`].
+//! ```text
+//!   Store ─ lease: who is alive ─► Lease ─ claim: who may write ─► Writer ─ commit
+//!     └─ status, rows, dead letters: what people ask               └─ what recovery reads
+//! ```
+//!
+//! The seam has three sides: [`postgres`], [`sqlite`] and [`memory`]. What must hold of a commit is written at
+//! [`Commit`]; what is the same on every side stands here, in [`pieces`] and in [`dead_letters`].
 
 pub mod dead_letters;
-pub mod lease;
+pub mod memory;
+pub mod pieces;
 pub mod postgres;
+pub mod sqlite;
+pub mod status;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{DataType, TimeUnit};
+use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::batch::OffsetRange;
+use crate::error::{Error, Result};
 use crate::sink::Write;
+use crate::sql::planned::Table;
+use crate::time;
 use crate::view::Counts;
 use dead_letters::DeadLetter;
+use status::{DeadLetterRow, Status};
+
+/// Asks whether the process shall end.
+pub type Stop<'a> = &'a (dyn Fn() -> bool + Send + Sync);
+
+/// A database with the results and with all that makes them exact.
+///
+/// The promises: a commit's effects are there all together or not at all; a commit is taken only from the owner of the
+/// newest epoch, right after the one before it; what `commit` answers is what is in the database, or it does not answer.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Creates our tables where they are missing.
+    async fn migrate(&self) -> Result<()>;
+    /// Waits until this engine may own a pipeline; `None` when it was told to stop before.
+    async fn lease(&self, pipeline: &str, stop: Stop<'_>) -> Result<Option<Box<dyn Lease>>>;
+    /// Where everything stands, as of one commit of each pipeline.
+    async fn status(&self) -> Result<Status>;
+    /// The newest dead letters.
+    async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>>;
+    /// Rows of a view's table in the order of its key, all of them or the last ones; none if there is no such table.
+    async fn rows(&self, table: &Table, newest: Option<usize>) -> Result<RecordBatch>;
+    /// Deletes rows of windows that have ended long ago, a slice of them; how many.
+    async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64>;
+    /// Removes a view: its table, its state, its progress. The pipeline's owner is fenced. Whether there was one.
+    async fn drop_view(&self, view: &str) -> Result<bool>;
+}
+
+/// While it is held, this engine is the one that should own the pipeline.
+///
+/// It only saves work and makes a takeover quick. What keeps two writers apart is the fence in each commit.
+#[async_trait]
+pub trait Lease: Send + Sync {
+    /// Makes this engine the owner: a new epoch, from which on every older one is fenced.
+    async fn claim(&self, topic: &str, topic_id: &str) -> Result<(Box<dyn Writer>, Stored)>;
+}
+
+/// The owner's hand in the database.
+#[async_trait]
+pub trait Writer: Send {
+    /// The topic's identity, as it was when the pipeline was made.
+    async fn topic_id(&mut self) -> Result<String>;
+    /// Notes where partitions begin that were never read.
+    async fn begin_partitions(&mut self, epoch: i64, starts: &[(i32, i64)]) -> Result<()>;
+    /// Notes a view that is new.
+    async fn begin_view(&mut self, start: &ViewStart<'_>) -> Result<()>;
+    /// Creates a view's table, or checks that it is the one that the query needs. The views are opened in the order in
+    /// which commits count them.
+    async fn open_table(&mut self, table: &Table) -> Result<()>;
+    /// The state pieces, verified one by one, in the order of their commits.
+    async fn load_state(&mut self) -> Result<Vec<FoundPiece>>;
+    /// Records of these offsets and above that were rejected as lying in the future: a replay takes that as given.
+    async fn future_rejects(&mut self, from: &[(i32, i64)]) -> Result<Vec<(i32, i64)>>;
+    /// Commits, however long it takes: retries what was surely aborted, resolves what is unknown.
+    async fn commit(&mut self, commit: &Commit, stop: Stop<'_>) -> Result<Settled>;
+}
+
+/// A view that begins.
+#[derive(Debug, Clone, Copy)]
+pub struct ViewStart<'a> {
+    /// Its name.
+    pub view: &'a str,
+    /// What it is.
+    pub fingerprint: &'a str,
+    /// The greatest event time read before it.
+    pub floor: i64,
+    /// The first offset that it takes in of each partition.
+    pub starts: &'a [(i32, i64)],
+}
+
+/// Rows that may go: those whose time in this column is at or before `until`.
+#[derive(Debug, Clone, Copy)]
+pub struct Expired<'a> {
+    /// A time column of the table.
+    pub column: &'a str,
+    /// In microseconds.
+    pub until: i64,
+    /// At most so many rows at a time.
+    pub rows_max: usize,
+}
+
+/// The keys of expired rows, for stores that hold rows as batches.
+pub fn expired_rows(table: &Table, rows: &RecordBatch, expired: &Expired<'_>) -> Result<RecordBatch> {
+    let position = table.columns.iter().position(|column| column.name == expired.column);
+    let position =
+        position.ok_or_else(|| Error::bug(format!("table {} has no column {}", table.name, expired.column)))?;
+    let times =
+        cast(&cast(rows.column(position), &DataType::Timestamp(TimeUnit::Microsecond, None))?, &DataType::Int64)?;
+    let times = times.as_primitive::<arrow::datatypes::Int64Type>();
+    let mut left = expired.rows_max;
+    let old: BooleanArray = times
+        .iter()
+        .map(|time| {
+            let old = left > 0 && time.is_some_and(|time| time <= expired.until);
+            left -= usize::from(old);
+            Some(old)
+        })
+        .collect();
+    let keys: Vec<usize> = (0..table.columns.len()).filter(|index| table.columns[*index].key_of.is_some()).collect();
+    Ok(filter_record_batch(&rows.project(&keys)?, &old)?)
+}
+
+/// Refuses a source that now names another topic.
+fn same_topic(pipeline: &str, was: &str, is: &str) -> Result<()> {
+    if was == is {
+        return Ok(());
+    }
+    Err(Error::decide(
+        "TG-TOPIC-CHANGED",
+        format!("pipeline {pipeline} has read topic {was}, and its source now names {is}"),
+    )
+    .hint("restore the topic, or give the source and its views new names"))
+}
+
+/// What an owner hears whose epoch is over.
+fn fenced(commit: &Commit, epoch: i64) -> Error {
+    Error::fenced(format!(
+        "pipeline {}: this engine owned epoch {}, and epoch {epoch} has begun",
+        commit.pipeline, commit.epoch
+    ))
+}
 
 /// An engine, as it names itself: host and process.
 pub fn holder() -> String {
@@ -91,9 +225,11 @@ pub struct ViewCommit {
 pub struct StatePiece {
     /// The view.
     pub view: String,
-    /// The window.
+    /// 0 for the groups, n for the n-th set of distinct values.
+    pub part: i32,
+    /// The pane.
     pub window_start: i64,
-    /// How many groups.
+    /// How many groups, or entries of the set.
     pub groups: i64,
     /// The digest of `data`.
     pub digest: Vec<u8>,
@@ -112,6 +248,8 @@ pub struct StoredView {
     pub fingerprint: String,
     /// Windows that start at or before this had begun before the view was added.
     pub floor: i64,
+    /// The first offset that it takes in of each partition; the pipeline's own start where none is named.
+    pub starts: Vec<(i32, i64)>,
     /// How many pieces of its state there must be.
     pub pieces: i64,
 }
@@ -135,6 +273,36 @@ pub struct StoredPartition {
     pub rebuild_watermark: i64,
     /// Whether it was idle.
     pub idle: bool,
+}
+
+impl StoredPartition {
+    /// A partition that is read from `start`.
+    pub fn beginning(partition: i32, start: i64) -> Self {
+        Self {
+            partition,
+            next_offset: start,
+            checkpoint_offset: start,
+            rebuild_from: start,
+            watermark: time::NONE,
+            checkpoint_watermark: time::NONE,
+            rebuild_watermark: time::NONE,
+            idle: false,
+        }
+    }
+
+    /// What it is after a commit. No open window depends on records below `rebuild_from`, so a replay need not begin
+    /// before it.
+    pub fn advance(&mut self, moved: &Move, checkpoint: bool) {
+        self.next_offset = moved.range.until;
+        self.watermark = moved.watermark;
+        self.idle = moved.idle;
+        (self.rebuild_from, self.rebuild_watermark) = (moved.rebuild_from, moved.rebuild_watermark);
+        if checkpoint {
+            (self.checkpoint_offset, self.checkpoint_watermark) = (moved.range.until, moved.watermark);
+        } else if moved.rebuild_from > self.checkpoint_offset {
+            (self.checkpoint_offset, self.checkpoint_watermark) = (moved.rebuild_from, moved.rebuild_watermark);
+        }
+    }
 }
 
 /// What the database knows of a pipeline, read by the owner of a new epoch.
@@ -163,7 +331,9 @@ pub struct Stored {
 pub struct FoundPiece {
     /// The view.
     pub view: String,
-    /// The window.
+    /// 0 for the groups, n for the n-th set of distinct values.
+    pub part: i32,
+    /// The pane.
     pub window_start: i64,
     /// The commit that wrote it.
     pub seq: i64,

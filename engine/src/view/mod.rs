@@ -1,18 +1,25 @@
 //! One view at work: chunks of rows in, changed rows of its table out.
 //!
 //! ```text
-//!  rows ─ plan below ─► late? ─► split by window ─► Window::update     (each chunk)
+//!  rows ─ plan below ─► late? ─► split by pane ─► Groups::update       (each chunk)
 //!                        │                              │
-//!                     rejects                   Window::finish ─ plan above ─► upserts, deletes   (each epoch)
+//!                     rejects      panes ─ merge ─► windows ─ plan above ─► upserts, deletes   (each epoch)
 //! ```
 //!
-//! Promises: an accepted row changes exactly one window, and never a closed one; the rows of [`Changes`] are what the
-//! view's query returns for the rows accepted so far; no row is dropped without being counted.
+//! Promises: an accepted row changes exactly one pane, and never one of which a window has closed; the rows of
+//! [`Changes`] are what the view's query returns for the rows accepted so far; no row is dropped without being counted.
+//!
+//! Where a pane is a window (TUMBLE, and running aggregates, whose one pane never ends) the touched groups are
+//! published as they are. Where a window has several, it is published from the moment at which event time reaches its
+//! last pane, with the groups that have changed since. `EMIT ON WINDOW CLOSE` publishes nothing before the close.
 
+mod distinct;
+mod groups;
+mod merge;
 pub mod plan;
-mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt32Array};
@@ -22,10 +29,12 @@ use arrow::row::{RowConverter, SortField};
 
 use crate::batch::Reject;
 use crate::error::{Error, Result};
-use crate::sql::planned::{Group, PlannedView};
+use crate::sql::planned::{Emit, Group, PlannedView, Shape};
+use crate::sql::window::{Kind, Span, Windows};
 use crate::time;
 use crate::time::clock::rfc3339;
-use window::{Evaluated, Layout, Window, arguments};
+use groups::{Evaluated, Groups, Layout, inputs};
+use merge::Wanted;
 
 /// What a view's table must undergo for one epoch.
 #[derive(Debug)]
@@ -41,23 +50,61 @@ pub struct Changes {
 pub struct Counts {
     /// Rows that the source gave.
     pub decoded: i64,
-    /// Rows that WHERE dropped.
+    /// Rows that WHERE dropped, that lie in no window, or that were there before the view.
     pub filtered: i64,
-    /// Rows that were aggregated.
+    /// Rows that were aggregated, or published as they are.
     pub accepted: i64,
-    /// Rows that came after their window had closed.
+    /// Rows that came after their pane had closed.
     pub late: i64,
     /// Rows on which an expression of the view failed.
     pub failed: i64,
 }
 
-/// The first offset of a partition that an open window depends on, and the watermark before it.
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.decoded += other.decoded;
+        self.filtered += other.filtered;
+        self.accepted += other.accepted;
+        self.late += other.late;
+        self.failed += other.failed;
+    }
+}
+
+/// The first offset of a partition that an open pane depends on, and the watermark before it.
 pub type Needs = BTreeMap<i32, (i64, i64)>;
 
+/// Where an epoch ends.
+#[derive(Debug, Clone, Copy)]
+pub struct End {
+    /// The commit that will carry it.
+    pub seq: i64,
+    /// The frontier after it: windows that end at or before it close.
+    pub frontier: i64,
+    /// The greatest event time of all rows so far.
+    pub greatest: i64,
+    /// Whether windows of several panes shall be published, if they have changed.
+    pub emit: bool,
+}
+
+/// What an epoch leaves to be committed.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Of the table.
+    pub changes: Option<Changes>,
+    /// Where the rows went.
+    pub counts: Counts,
+    /// Windows that closed.
+    pub closed: usize,
+    /// State of panes that start before this may go, and some of it is in the database.
+    pub drop_state_before: Option<i64>,
+}
+
+/// A pane.
 struct Open {
-    window: Window,
+    groups: Groups,
     needs: Needs,
-    pieces: Vec<Piece>,
+    /// In the database, by part.
+    pieces: Vec<Vec<Piece>>,
 }
 
 /// A piece of state in the database.
@@ -73,12 +120,24 @@ struct Piece {
 /// A piece of state to be written, and the earlier ones that it replaces.
 #[derive(Debug)]
 pub struct PieceWritten {
-    /// The window's start.
+    /// 0 for groups, n for the n-th set of distinct values.
+    pub part: i32,
+    /// The pane's start.
     pub window_start: i64,
     /// Its groups.
     pub groups: RecordBatch,
-    /// Pieces of the same window that it replaces.
+    /// Pieces of the same pane and part that it replaces.
     pub replaces: Vec<i64>,
+}
+
+/// A window of several panes.
+#[derive(Default)]
+struct Several {
+    /// Whether it has been published.
+    begun: bool,
+    /// Whether any of its groups must be published again; without keys, all of them.
+    dirty: bool,
+    keys: Vec<Vec<ArrayRef>>,
 }
 
 /// A view at work.
@@ -86,18 +145,27 @@ pub struct View {
     plan: Arc<PlannedView>,
     layout: Arc<Layout>,
     open: BTreeMap<i64, Open>,
+    /// The open windows, unless each is its pane.
+    several: BTreeMap<Span, Several>,
+    /// Whether one of them is due, and was not published for want of time.
+    is_waiting: bool,
+    /// What a stateless view will publish.
+    passed: Vec<RecordBatch>,
     counts: Counts,
     above_schema: SchemaRef,
     /// Windows that start at or before this had begun before the view was added: their rows count as filtered.
     floor: i64,
+    /// The first offset of each partition that the view takes in.
+    starts: BTreeMap<i32, i64>,
 }
 
 impl View {
-    /// A view without any open window; `floor` is the greatest event time that was read before it was added.
-    pub fn new(plan: Arc<PlannedView>, floor: i64) -> Result<Self> {
+    /// A view without any state; `floor` is the greatest event time that was read before it was added, and `starts`
+    /// the offsets at which it was.
+    pub fn new(plan: Arc<PlannedView>, floor: i64, starts: &[(i32, i64)]) -> Result<Self> {
         let below = plan.below.schema();
         let keys: Vec<Field> = plan.inputs.keys.iter().map(|index| below.field(*index).clone()).collect();
-        let layout = Arc::new(Layout::new(keys, &plan.aggregates)?);
+        let layout = Arc::new(Layout::new(keys, &plan.aggregates, &below)?);
         let mut fields = Vec::new();
         for (index, group) in plan.groups.iter().enumerate() {
             let data_type = match group {
@@ -106,22 +174,28 @@ impl View {
             };
             fields.push(Field::new(format!("c{index}"), data_type, true));
         }
-        for (index, aggregate) in plan.aggregates.iter().enumerate() {
-            fields.push(Field::new(
-                format!("c{}", plan.groups.len() + index),
-                aggregate.function.field().data_type().clone(),
-                true,
-            ));
+        for (index, data_type) in layout.value_types(&plan.aggregates).into_iter().enumerate() {
+            fields.push(Field::new(format!("c{}", plan.groups.len() + index), data_type, true));
         }
         fields.push(Field::new(crate::sql::ROW, DataType::UInt32, false));
         Ok(Self {
             plan,
             layout,
             open: BTreeMap::new(),
+            several: BTreeMap::new(),
+            is_waiting: false,
+            passed: Vec::new(),
             counts: Counts::default(),
             above_schema: Arc::new(Schema::new(fields)),
             floor,
+            starts: starts.iter().copied().collect(),
         })
+    }
+
+    /// The same view without any state.
+    pub fn emptied(&self) -> Result<Self> {
+        let starts: Vec<(i32, i64)> = self.starts.iter().map(|(partition, start)| (*partition, *start)).collect();
+        Self::new(self.plan.clone(), self.floor, &starts)
     }
 
     /// Its plan.
@@ -129,18 +203,30 @@ impl View {
         &self.plan
     }
 
-    /// The greatest event time that was read before it was added.
-    pub fn floor(&self) -> i64 {
-        self.floor
+    /// The schema of a part of its state.
+    pub fn state_schema(&self, part: i32) -> Option<SchemaRef> {
+        self.layout.part(part)
     }
 
-    /// The schema of its state.
-    pub fn state_schema(&self) -> &SchemaRef {
-        &self.layout.schema
+    /// Its windows; none if it is not windowed.
+    fn windows(&self) -> Option<Windows> {
+        match self.plan.shape {
+            Shape::Windowed(windows) => Some(windows),
+            Shape::Running | Shape::Stateless => None,
+        }
+    }
+
+    /// Its windows, if they are made of several panes.
+    fn paned(&self) -> Option<Windows> {
+        self.windows().filter(|windows| windows.kind != Kind::Tumble)
     }
 
     /// Takes in decoded rows. `frontier` is that of the last commit; a replay, whose rejects are known, hands in none.
     pub fn absorb(&mut self, rows: &RecordBatch, frontier: i64, mut rejects: Option<&mut Vec<Reject>>) -> Result<()> {
+        let replays = rejects.is_none();
+        if replays && self.plan.shape == Shape::Stateless {
+            return Ok(());
+        }
         let decoded = rows.num_rows();
         let failed_before = self.counts.failed;
         let mut passed = Vec::new();
@@ -149,11 +235,27 @@ impl View {
         self.counts.decoded += decoded as i64;
         self.counts.filtered += (decoded - left) as i64 - (self.counts.failed - failed_before);
         for batch in passed {
+            let batch = if replays { self.since_start(batch)? } else { batch };
             if batch.num_rows() > 0 {
-                self.accept(rows, batch, frontier, &mut rejects)?;
+                match self.windows() {
+                    Some(windows) => self.accept(rows, batch, windows, frontier, &mut rejects)?,
+                    None => self.take_in(batch)?,
+                }
             }
         }
         Ok(())
+    }
+
+    /// Rows that came after the view: a replay may begin before it.
+    fn since_start(&self, batch: RecordBatch) -> Result<RecordBatch> {
+        if self.starts.is_empty() {
+            return Ok(batch);
+        }
+        let partitions = batch.column(self.plan.inputs.partition).as_primitive::<Int32Type>().values();
+        let offsets = batch.column(self.plan.inputs.offset).as_primitive::<Int64Type>().values();
+        let start = |partition: &i32| self.starts.get(partition).copied().unwrap_or(i64::MIN);
+        let keep: BooleanArray = partitions.iter().zip(offsets).map(|(p, offset)| Some(*offset >= start(p))).collect();
+        Ok(filter_record_batch(&batch, &keep)?)
     }
 
     /// Runs the plan below. Where an expression fails, the row is found by halving and rejected for this view.
@@ -180,17 +282,18 @@ impl View {
         Ok(())
     }
 
-    /// Judges rows, and gives each to its window.
+    /// Judges rows, and gives each to its pane.
     fn accept(
         &mut self,
         source: &RecordBatch,
         batch: RecordBatch,
+        windows: Windows,
         frontier: i64,
         rejects: &mut Option<&mut Vec<Reject>>,
     ) -> Result<()> {
-        let size = self.plan.size_us;
+        let size = windows.pane_us();
         let inputs = self.plan.inputs.clone();
-        let batch = self.above_floor(batch)?;
+        let batch = self.in_windows(batch, windows)?;
         let starts = batch.column(inputs.window).as_primitive::<Int64Type>().values();
         let marks = batch.column(inputs.watermark).as_primitive::<Int64Type>().values();
         let too_late = |start: i64, mark: i64| start + size <= mark.max(frontier);
@@ -227,39 +330,65 @@ impl View {
         Ok(())
     }
 
-    fn above_floor(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+    /// Rows of views without windows.
+    fn take_in(&mut self, batch: RecordBatch) -> Result<()> {
+        self.counts.accepted += batch.num_rows() as i64;
+        if self.plan.shape == Shape::Stateless {
+            self.passed.push(batch);
+            return Ok(());
+        }
+        self.update(0, &batch)
+    }
+
+    /// Rows of windows that began after the view was added; where windows leave gaps, rows that lie in one.
+    fn in_windows(&mut self, batch: RecordBatch, windows: Windows) -> Result<RecordBatch> {
+        let has_gaps = windows.kind == Kind::Hop && windows.step_us > windows.size_us;
+        let floor = self.floor;
+        let inside = |start: i64| start > floor && (!has_gaps || !windows.of_pane(start).is_empty());
         let starts = batch.column(self.plan.inputs.window).as_primitive::<Int64Type>().values();
-        if self.floor == time::NONE || starts.iter().all(|start| *start > self.floor) {
+        if (floor == time::NONE && !has_gaps) || starts.iter().all(|start| inside(*start)) {
             return Ok(batch);
         }
-        let keep: BooleanArray = starts.iter().map(|start| Some(*start > self.floor)).collect();
+        let keep: BooleanArray = starts.iter().map(|start| Some(inside(*start))).collect();
         self.counts.filtered += (batch.num_rows() - keep.true_count()) as i64;
         Ok(filter_record_batch(&batch, &keep)?)
     }
 
+    fn pane(&mut self, start: i64) -> Result<&mut Open> {
+        match self.open.entry(start) {
+            std::collections::btree_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                let pieces = vec![Vec::new(); self.layout.parts() as usize];
+                let open =
+                    entry.insert(Open { groups: Groups::new(self.layout.clone())?, needs: Needs::new(), pieces });
+                if let Shape::Windowed(windows) = self.plan.shape
+                    && windows.kind != Kind::Tumble
+                {
+                    for window in windows.of_pane(start).into_iter().filter(|window| window.start > self.floor) {
+                        self.several.entry(window).or_default();
+                    }
+                }
+                Ok(open)
+            }
+        }
+    }
+
     fn update(&mut self, start: i64, batch: &RecordBatch) -> Result<()> {
-        let inputs = &self.plan.inputs;
-        let open = match self.open.entry(start) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Open {
-                window: Window::new(self.layout.clone())?,
-                needs: Needs::new(),
-                pieces: Vec::new(),
-            }),
-        };
-        let partitions = batch.column(inputs.partition).as_primitive::<Int32Type>().values();
+        let plan = self.plan.clone();
+        let open = self.pane(start)?;
+        let partitions = batch.column(plan.inputs.partition).as_primitive::<Int32Type>().values();
         let mut last = i32::MIN;
         for (row, partition) in partitions.iter().enumerate() {
             if *partition != last {
                 last = *partition;
                 open.needs.entry(last).or_insert_with(|| {
                     let int = |column: usize| batch.column(column).as_primitive::<Int64Type>().value(row);
-                    (int(inputs.offset), int(inputs.watermark))
+                    (int(plan.inputs.offset), int(plan.inputs.watermark))
                 });
             }
         }
-        let keys: Vec<ArrayRef> = inputs.keys.iter().map(|index| batch.column(*index).clone()).collect();
-        open.window.update(&self.plan.aggregates, &keys, &arguments(&self.plan.aggregates, batch)?, batch.num_rows())
+        let keys: Vec<ArrayRef> = plan.inputs.keys.iter().map(|index| batch.column(*index).clone()).collect();
+        open.groups.update(&keys, &inputs(&plan.aggregates, batch)?, batch.num_rows())
     }
 
     fn late(&self, source: &RecordBatch, batch: &RecordBatch, row: usize, own: bool, judge: i64) -> Result<Reject> {
@@ -294,29 +423,116 @@ impl View {
         }
     }
 
-    /// Ends the epoch that commit `seq` will carry.
-    pub fn finish(&mut self, seq: i64) -> Result<(Option<Changes>, Counts)> {
-        let mut evaluated = Vec::new();
+    /// Whether windows of several panes wait to be published.
+    pub fn is_waiting(&self) -> bool {
+        self.is_waiting
+    }
+
+    /// Ends an epoch: what changed is evaluated, and windows close.
+    pub fn finish(&mut self, end: End) -> Result<Outcome> {
+        let mut outcome = Outcome { counts: std::mem::take(&mut self.counts), ..Outcome::default() };
+        if self.plan.shape == Shape::Stateless {
+            outcome.changes = self.pass()?;
+            return Ok(outcome);
+        }
+        let (seq, emit) = (end.seq, self.plan.emit);
+        let mut evaluated: Vec<(Span, Evaluated)> = Vec::new();
+        let windows = self.windows();
         for (start, open) in &mut self.open {
-            if let Some(groups) = open.window.finish(&self.plan.aggregates, seq)? {
-                evaluated.push((*start, groups));
+            let Some(groups) = open.groups.finish(seq).map_err(|error| error.of_view(&self.plan.name))? else {
+                continue;
+            };
+            match windows {
+                Some(windows) if windows.kind != Kind::Tumble => {
+                    for window in windows.of_pane(*start) {
+                        if let Some(several) = self.several.get_mut(&window) {
+                            // Before it is published for the first time, all of it is dirty anyway.
+                            several.dirty = true;
+                            if several.begun {
+                                several.keys.push(groups.keys.clone());
+                            }
+                        }
+                    }
+                }
+                _ if emit == Emit::Update => evaluated.push((span_of(windows, *start), groups)),
+                _ => {}
             }
         }
-        let counts = std::mem::take(&mut self.counts);
-        if evaluated.is_empty() {
-            return Ok((None, counts));
+        let mut deletes_all = false;
+        if let Some(windows) = self.paned() {
+            self.evaluate_several(windows, end, &mut evaluated)?;
+            deletes_all = emit == Emit::Update;
+        } else if let (Some(windows), Emit::Close) = (windows, emit) {
+            for (start, open) in &self.open {
+                let span = Span { start: *start, end: start + windows.size_us };
+                if span.end > end.frontier {
+                    break;
+                }
+                evaluated.push((span, open.groups.evaluate_all()?));
+            }
         }
-        let (rows, survivors) = self.run_above(&evaluated)?;
-        let deletes = if self.plan.filters_groups { self.note_published(&evaluated, &survivors)? } else { None };
-        Ok((Some(Changes { upserts: rows, deletes }), counts))
+        if !evaluated.is_empty() {
+            let (rows, survivors) = self.run_above(&evaluated)?;
+            let deletes = match (self.plan.filters_groups, emit) {
+                (true, Emit::Update) => self.gone(&evaluated, &survivors, deletes_all)?,
+                _ => None,
+            };
+            if rows.num_rows() > 0 || deletes.is_some() {
+                outcome.changes = Some(Changes { upserts: rows, deletes });
+            }
+        }
+        self.close(end.frontier, &mut outcome);
+        Ok(outcome)
+    }
+
+    /// The rows of a stateless view.
+    fn pass(&mut self) -> Result<Option<Changes>> {
+        let passed = std::mem::take(&mut self.passed);
+        let Some(first) = passed.first() else { return Ok(None) };
+        Ok(Some(Changes { upserts: concat_batches(&first.schema(), &passed)?, deletes: None }))
+    }
+
+    /// Evaluates windows of several panes that are due.
+    fn evaluate_several(&mut self, windows: Windows, end: End, evaluated: &mut Vec<(Span, Evaluated)>) -> Result<()> {
+        let emit = self.plan.emit;
+        self.is_waiting = false;
+        for (window, several) in &mut self.several {
+            let closes = window.end <= end.frontier;
+            let reached = window.end - windows.pane_us() <= end.greatest;
+            let due = match emit {
+                Emit::Close => closes,
+                Emit::Update => several.dirty && (closes || reached && end.emit),
+            };
+            if !closes && !reached {
+                // They are in the order of their ends: later ones are not reached either.
+                break;
+            }
+            if !due {
+                self.is_waiting |= emit == Emit::Update && several.dirty;
+                continue;
+            }
+            let panes: Vec<&Groups> =
+                windows.panes(*window).filter_map(|pane| self.open.get(&pane).map(|open| &open.groups)).collect();
+            let wanted = if several.begun && !several.keys.is_empty() {
+                Wanted::Keys(std::mem::take(&mut several.keys))
+            } else {
+                Wanted::All
+            };
+            *several = Several { begun: true, ..Several::default() };
+            let groups = merge::evaluate(&self.layout, &panes, &wanted)?;
+            if !groups.groups.is_empty() {
+                evaluated.push((*window, groups));
+            }
+        }
+        Ok(())
     }
 
     /// Runs the plan above; which of the rows it was given are among its output.
-    fn run_above(&self, evaluated: &[(i64, Evaluated)]) -> Result<(RecordBatch, Vec<bool>)> {
+    fn run_above(&self, evaluated: &[(Span, Evaluated)]) -> Result<(RecordBatch, Vec<bool>)> {
         let mut batches = Vec::new();
         let mut next = 0u32;
-        for (start, groups) in evaluated {
-            batches.push(self.above_rows(*start, groups, next)?);
+        for (window, groups) in evaluated {
+            batches.push(self.above_rows(*window, groups, next)?);
             next += groups.groups.len() as u32;
         }
         let schema = self.plan.above.schema();
@@ -330,13 +546,13 @@ impl View {
         Ok((output.project(&kept)?, survivors))
     }
 
-    fn above_rows(&self, start: i64, groups: &Evaluated, first: u32) -> Result<RecordBatch> {
+    fn above_rows(&self, window: Span, groups: &Evaluated, first: u32) -> Result<RecordBatch> {
         let rows = groups.groups.len();
         let mut columns: Vec<ArrayRef> = Vec::new();
         for group in &self.plan.groups {
             columns.push(match group {
                 Group::Key(key) => groups.keys[*key].clone(),
-                Group::Window { shift_us, data_type } => constant_time(start + shift_us, data_type, rows)?,
+                Group::Window { edge, data_type } => constant_time(edge.of(window), data_type, rows)?,
             });
         }
         columns.extend(groups.values.iter().cloned());
@@ -344,22 +560,24 @@ impl View {
         Ok(RecordBatch::try_new(self.above_schema.clone(), columns)?)
     }
 
-    /// Notes what is published now; the keys of rows that were and are no more.
-    fn note_published(&mut self, evaluated: &[(i64, Evaluated)], survivors: &[bool]) -> Result<Option<RecordBatch>> {
+    /// The keys of rows that HAVING has dropped: those that were published and are no more; or simply all of them,
+    /// where that is not known.
+    fn gone(&mut self, evaluated: &[(Span, Evaluated)], survivors: &[bool], all: bool) -> Result<Option<RecordBatch>> {
         let mut gone = Vec::new();
         let mut next = 0;
-        for (start, groups) in evaluated {
+        for (window, groups) in evaluated {
             let mut rows = Vec::new();
-            if let Some(open) = self.open.get_mut(start) {
-                for (row, group) in groups.groups.iter().enumerate() {
-                    if open.window.publish(*group, survivors[next + row]) && !survivors[next + row] {
-                        rows.push(row as u32);
-                    }
+            let mut open = self.open.get_mut(&window.start).filter(|_| !all);
+            for (row, group) in groups.groups.iter().enumerate() {
+                let survives = survivors[next + row];
+                let was = open.as_mut().is_none_or(|open| open.groups.publish(*group, survives));
+                if was && !survives {
+                    rows.push(row as u32);
                 }
             }
             next += groups.groups.len();
             if !rows.is_empty() {
-                gone.push(self.keys_of(*start, groups, &UInt32Array::from(rows))?);
+                gone.push(self.keys_of(*window, groups, &UInt32Array::from(rows))?);
             }
         }
         match gone.first() {
@@ -368,12 +586,12 @@ impl View {
         }
     }
 
-    fn keys_of(&self, start: i64, groups: &Evaluated, rows: &UInt32Array) -> Result<RecordBatch> {
+    fn keys_of(&self, window: Span, groups: &Evaluated, rows: &UInt32Array) -> Result<RecordBatch> {
         let (mut fields, mut columns) = (Vec::new(), Vec::new());
         for column in self.plan.table.key() {
             let array = match column.key_of.map(|group| &self.plan.groups[group]) {
                 Some(Group::Key(key)) => take(&groups.keys[*key], rows, None)?,
-                Some(Group::Window { shift_us, data_type }) => constant_time(start + shift_us, data_type, rows.len())?,
+                Some(Group::Window { edge, data_type }) => constant_time(edge.of(window), data_type, rows.len())?,
                 None => continue,
             };
             fields.push(Field::new(&column.name, array.data_type().clone(), true));
@@ -382,21 +600,28 @@ impl View {
         Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
     }
 
-    /// Drops the windows that end at or before the frontier; how many there were, and whether one had state in the database.
-    pub fn close(&mut self, frontier: i64) -> (usize, bool) {
-        let closed: Vec<i64> =
-            self.open.keys().copied().take_while(|start| start + self.plan.size_us <= frontier).collect();
-        let dropped = closed.iter().filter_map(|start| self.open.remove(start));
-        let stored = dropped.filter(|open| !open.pieces.is_empty()).count() > 0;
-        (closed.len(), stored)
+    /// Drops windows that end at or before the frontier, and panes that no open window holds.
+    fn close(&mut self, frontier: i64, outcome: &mut Outcome) {
+        let Some(windows) = self.windows() else { return };
+        let mut dropped: BTreeSet<i64> = BTreeSet::new();
+        let over: Vec<Span> = self.several.keys().copied().take_while(|window| window.end <= frontier).collect();
+        for window in &over {
+            self.several.remove(window);
+        }
+        let mut stored = false;
+        while let Some(pane) = self.open.first_entry() {
+            if windows.pane_ends(*pane.key()) > frontier {
+                break;
+            }
+            let (start, open) = pane.remove_entry();
+            stored |= open.pieces.iter().any(|pieces| !pieces.is_empty());
+            dropped.insert(start);
+        }
+        outcome.closed += if windows.kind == Kind::Tumble { dropped.len() } else { over.len() };
+        outcome.drop_state_before = dropped.last().filter(|_| stored).map(|last| last + 1);
     }
 
-    /// Whether a window would close at this frontier.
-    pub fn would_close(&self, frontier: i64) -> bool {
-        self.open.first_key_value().is_some_and(|(start, _)| start + self.plan.size_us <= frontier)
-    }
-
-    /// Lowers `needs` to what the open windows depend on.
+    /// Lowers `needs` to what the open panes depend on.
     pub fn needs(&self, needs: &mut Needs) {
         for open in self.open.values() {
             for (partition, need) in &open.needs {
@@ -410,58 +635,55 @@ impl View {
 
     /// How many pieces of its state the database has.
     pub fn pieces(&self) -> i64 {
-        self.open.values().map(|open| open.pieces.len() as i64).sum()
+        self.open.values().flat_map(|open| &open.pieces).map(|pieces| pieces.len() as i64).sum()
     }
 
     /// Bytes of its state, roughly; and its groups.
     pub fn size(&self) -> (usize, usize) {
         self.open
             .values()
-            .fold((0, 0), |(bytes, groups), open| (bytes + open.window.bytes(), groups + open.window.len()))
+            .fold((0, 0), |(bytes, groups), open| (bytes + open.groups.bytes(), groups + open.groups.len()))
     }
 
     /// State that changed since the last checkpoint, as pieces of commit `seq`.
     ///
-    /// A piece also takes in the newest earlier ones while they are not much larger than itself, so that a window has
+    /// A piece also takes in the newest earlier ones while they are not much larger than itself, so that a pane has
     /// few pieces, each at least twice the size of the next.
     pub fn checkpoint(&mut self, seq: i64) -> Result<Vec<PieceWritten>> {
         let mut written = Vec::new();
         for (start, open) in &mut self.open {
-            let since = open.pieces.last().map_or(0, |piece| piece.seq);
-            let Some(mut groups) = open.window.changed_since(since)? else { continue };
-            let mut size = groups.get_array_memory_size();
-            let (mut replaces, mut from) = (Vec::new(), since);
-            while let Some(piece) = open.pieces.last().copied().filter(|piece| piece.bytes <= 2 * size) {
-                open.pieces.pop();
-                replaces.push(piece.seq);
-                size += piece.bytes;
-                from = piece.since;
+            for (part, pieces) in (0..).zip(&mut open.pieces) {
+                let since = pieces.last().map_or(0, |piece| piece.seq);
+                let Some(mut groups) = open.groups.changed_since(part, since)? else { continue };
+                let mut size = groups.get_array_memory_size();
+                let (mut replaces, mut from) = (Vec::new(), since);
+                while let Some(piece) = pieces.last().copied().filter(|piece| piece.bytes <= 2 * size) {
+                    pieces.pop();
+                    replaces.push(piece.seq);
+                    size += piece.bytes;
+                    from = piece.since;
+                }
+                if from != since {
+                    groups = open.groups.changed_since(part, from)?.unwrap_or(groups);
+                }
+                pieces.push(Piece { seq, since: from, bytes: groups.get_array_memory_size() });
+                written.push(PieceWritten { part, window_start: *start, groups, replaces });
             }
-            if from != since {
-                groups = open.window.changed_since(from)?.unwrap_or(groups);
-            }
-            open.pieces.push(Piece { seq, since: from, bytes: groups.get_array_memory_size() });
-            written.push(PieceWritten { window_start: *start, groups, replaces });
         }
         Ok(written)
     }
 
-    /// Takes in a piece that a checkpoint wrote; pieces of a window come in the order of their commits.
-    pub fn load(&mut self, window_start: i64, groups: RecordBatch, seq: i64) -> Result<()> {
-        let open = match self.open.entry(window_start) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Open {
-                window: Window::new(self.layout.clone())?,
-                needs: Needs::new(),
-                pieces: Vec::new(),
-            }),
-        };
-        let since = open.pieces.last().map_or(0, |piece| piece.seq);
-        open.pieces.push(Piece { seq, since, bytes: groups.get_array_memory_size() });
-        open.window.load(groups, seq)
+    /// Takes in a piece that a checkpoint wrote; pieces come in the order of their commits, groups before sets.
+    pub fn load(&mut self, part: i32, window_start: i64, groups: RecordBatch, seq: i64) -> Result<()> {
+        let open = self.pane(window_start)?;
+        let pieces = usize::try_from(part).ok().and_then(|part| open.pieces.get_mut(part));
+        let pieces = pieces.ok_or_else(|| Error::bug(format!("there is no part {part} of the state")))?;
+        let since = pieces.last().map_or(0, |piece| piece.seq);
+        pieces.push(Piece { seq, since, bytes: groups.get_array_memory_size() });
+        open.groups.load(part, groups, seq)
     }
 
-    /// After a load, every open window is taken to depend on these offsets: they are at or below its true ones.
+    /// After a load, every open pane is taken to depend on these offsets: they are at or below its true ones.
     pub fn assume_needs(&mut self, needs: &Needs) {
         for open in self.open.values_mut() {
             open.needs = needs.clone();
@@ -470,53 +692,64 @@ impl View {
 
     /// Forgets which pieces are in the database, so that the next checkpoint writes everything.
     pub fn forget_pieces(&mut self) {
-        for open in self.open.values_mut() {
-            open.pieces.clear();
+        for pieces in self.open.values_mut().flat_map(|open| &mut open.pieces) {
+            pieces.clear();
         }
     }
 
     /// Ends recovery: what was replayed becomes kept state without being emitted, and what is published is known again.
-    pub fn recovered(&mut self, seq: i64) -> Result<()> {
+    pub fn recovered(&mut self, seq: i64, frontier: i64) -> Result<()> {
         for open in self.open.values_mut() {
-            open.window.finish(&self.plan.aggregates, seq)?;
+            open.groups.finish(seq)?;
         }
         self.counts = Counts::default();
-        if self.plan.filters_groups {
+        if self.paned().is_none() && self.plan.filters_groups && self.plan.emit == Emit::Update {
             let evaluated = self.evaluate_all()?;
             let (_, survivors) = self.run_above(&evaluated)?;
-            self.note_published(&evaluated, &survivors)?;
+            self.gone(&evaluated, &survivors, false)?;
+        }
+        self.close(frontier, &mut Outcome::default());
+        // How much of these was published is not known: once more, all of it.
+        self.is_waiting = self.plan.emit == Emit::Update && !self.several.is_empty();
+        for several in self.several.values_mut() {
+            *several = Several { dirty: true, ..Several::default() };
         }
         Ok(())
     }
 
-    fn evaluate_all(&self) -> Result<Vec<(i64, Evaluated)>> {
+    fn evaluate_all(&self) -> Result<Vec<(Span, Evaluated)>> {
         let mut evaluated = Vec::new();
         for (start, open) in &self.open {
-            if open.window.len() > 0 {
-                evaluated.push((*start, open.window.evaluate_all(&self.plan.aggregates)?));
+            if open.groups.len() > 0 {
+                evaluated.push((span_of(self.windows(), *start), open.groups.evaluate_all()?));
             }
         }
         Ok(evaluated)
     }
 
-    /// Adds the rows of every open window to a digest. It does not depend on how the state came to be.
+    /// Adds the groups of every open pane to a digest. It does not depend on how the state came to be.
     pub fn digest(&self, hasher: &mut blake3::Hasher) -> Result<()> {
-        let evaluated = self.evaluate_all()?;
-        if evaluated.is_empty() {
-            return Ok(());
-        }
-        let (rows, _) = self.run_above(&evaluated)?;
-        let fields = rows.schema().fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
-        let converter = RowConverter::new(fields)?;
-        let encoded = converter.convert_columns(rows.columns())?;
-        let mut sorted: Vec<_> = encoded.iter().collect();
-        sorted.sort();
-        hasher.update(self.plan.name.as_bytes());
-        for row in sorted {
-            hasher.update(row.as_ref());
+        for (window, groups) in self.evaluate_all()? {
+            let rows = self.above_rows(window, &groups, 0)?;
+            // Without the number of the row, which is that of the group.
+            let columns = &rows.columns()[..rows.num_columns() - 1];
+            let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+            let encoded = RowConverter::new(fields)?.convert_columns(columns)?;
+            let mut sorted: Vec<_> = encoded.iter().collect();
+            sorted.sort();
+            hasher.update(self.plan.name.as_bytes());
+            hasher.update(&window.start.to_le_bytes());
+            for row in sorted {
+                hasher.update(row.as_ref());
+            }
         }
         Ok(())
     }
+}
+
+/// The window that is a pane.
+fn span_of(windows: Option<Windows>, start: i64) -> Span {
+    Span { start, end: start + windows.map_or(0, |windows| windows.size_us) }
 }
 
 fn constant_time(us: i64, data_type: &DataType, rows: usize) -> Result<ArrayRef> {

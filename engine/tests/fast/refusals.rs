@@ -25,22 +25,19 @@ const FROM: &str = "FROM TUMBLE(events, ts, INTERVAL '1 minute')";
 #[test]
 fn what_is_not_there_yet_is_refused_by_name() {
     let not_yet = [
-        (format!("SELECT window_start, count(DISTINCT n) AS c {FROM} GROUP BY window_start"), "DISTINCT in count(DISTINCT events.n)"),
-        (format!("SELECT window_start, array_agg(n) AS c {FROM} GROUP BY window_start"), "the aggregate array_agg(events.n)"),
-        (format!("SELECT window_start, median(n) AS c {FROM} GROUP BY window_start"), "the aggregate median(events.n)"),
-        (format!("SELECT window_start, approx_distinct(n) AS c {FROM} GROUP BY window_start"), "the aggregate approx_distinct(events.n)"),
-        ("SELECT shop, count(*) AS c FROM events GROUP BY shop".to_string(), "an aggregate without a window"),
-        ("SELECT ts, shop FROM events WHERE n > 1".to_string(), "a query without an aggregate"),
         (format!("SELECT window_start, count(*) AS c {FROM} GROUP BY window_start ORDER BY 1"), "ORDER BY"),
         (format!("SELECT window_start, count(*) AS c {FROM} GROUP BY window_start LIMIT 3"), "LIMIT"),
         (format!("SELECT DISTINCT window_start, count(*) AS c {FROM} GROUP BY window_start"), "SELECT DISTINCT"),
         (format!("SELECT window_start, sum(count(*)) OVER () AS c {FROM} GROUP BY window_start"), "OVER"),
         ("SELECT a.shop, count(*) AS c FROM events a JOIN events b ON a.n = b.n GROUP BY a.shop".to_string(), "a join"),
-        (format!("SELECT max(c) AS m FROM (SELECT window_start, count(*) AS c {FROM} GROUP BY window_start)"), "a second aggregate"),
-        ("SELECT window_start, count(*) AS c FROM HOP(events, ts, INTERVAL '1 minute', INTERVAL '5 minutes') GROUP BY 1".to_string(), "the window function HOP"),
-        ("SELECT window_start, count(*) AS c FROM TABLE(CUMULATE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' MINUTE, INTERVAL '1' HOUR)) GROUP BY 1".to_string(), "the window function CUMULATE"),
-        ("SELECT window_start, count(*) AS c FROM SESSION(events, ts, INTERVAL '1 minute') GROUP BY 1".to_string(), "the window function SESSION"),
-        (format!("SELECT window_start, count(*) AS c {FROM} GROUP BY window_start EMIT ON WINDOW CLOSE"), "only EMIT ON UPDATE"),
+        (
+            format!("SELECT max(c) AS m FROM (SELECT window_start, count(*) AS c {FROM} GROUP BY window_start)"),
+            "a second aggregate",
+        ),
+        (
+            "SELECT window_start, count(*) AS c FROM SESSION(events, ts, INTERVAL '1 minute') GROUP BY 1".to_string(),
+            "the window function SESSION",
+        ),
     ];
     for (query, what) in not_yet {
         let error = view(&query);

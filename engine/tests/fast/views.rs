@@ -9,7 +9,7 @@ use tidegate_engine::batch::Record;
 use tidegate_engine::decode::{Decoder, Future};
 use tidegate_engine::sql::Catalog;
 use tidegate_engine::time::{self, Watermarks};
-use tidegate_engine::view::View;
+use tidegate_engine::view::{End, View};
 
 const SOURCE: &str = "CREATE SOURCE events (ts TIMESTAMP WITH TIME ZONE, shop VARCHAR, n INT, price DECIMAL(10,2), \
 double_n INT AS (n * 2), at_offset BIGINT METADATA FROM 'offset', WATERMARK FOR ts AS ts - INTERVAL '10 seconds') \
@@ -24,7 +24,7 @@ fn run(query: &str, payloads: &[String], epoch: usize) -> (Vec<String>, Vec<Reco
     let key: Vec<String> = plan.table.key().map(|column| column.name.clone()).collect();
     let mut decoder = Decoder::new(source).unwrap();
     let mut marks = Watermarks::new(source.source.bound_us);
-    let mut view = View::new(plan, time::NONE).unwrap();
+    let mut view = View::new(plan, time::NONE, &[]).unwrap();
     let (mut table, mut decoded, mut late, mut offset) = (std::collections::BTreeMap::new(), Vec::new(), 0, 0);
     let mut frontier = time::NONE;
     for (seq, chunk) in payloads.chunks(epoch).enumerate() {
@@ -50,7 +50,9 @@ fn run(query: &str, payloads: &[String], epoch: usize) -> (Vec<String>, Vec<Reco
             decoded.push(rows);
         }
         late += rejects.len();
-        let (changes, _) = view.finish(seq as i64 + 1).unwrap();
+        let next = time::frontier(frontier, [(marks.of(0), true)].into_iter());
+        let end = End { seq: seq as i64 + 1, frontier: next, greatest: i64::MAX, emit: true };
+        let changes = view.finish(end).unwrap().changes;
         if let Some(changes) = changes {
             for row in lines(&changes.upserts, &key) {
                 table.insert(row.0, row.1);
@@ -59,8 +61,7 @@ fn run(query: &str, payloads: &[String], epoch: usize) -> (Vec<String>, Vec<Reco
                 assert!(table.remove(&deleted.0).is_some(), "a row was deleted that was not there");
             }
         }
-        frontier = time::frontier(frontier, [(marks.of(0), true)].into_iter());
-        view.close(frontier);
+        frontier = next;
     }
     (table.into_values().collect(), decoded, late)
 }

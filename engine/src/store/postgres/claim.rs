@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::pieces::unpack;
+use super::table::TableSql;
 use super::{Session, time};
 use crate::error::{Error, Result};
-use crate::sink::{TableSql, quoted};
+use crate::sink::quoted;
 use crate::sql::planned::Table;
-use crate::sql::source::Startup;
-use crate::store::{FoundPiece, Stored, StoredPartition, StoredView, holder};
+use crate::store::pieces::unpack;
+use crate::store::{FoundPiece, Stored, StoredPartition, StoredView, ViewStart, holder, same_topic};
 use crate::time::NONE;
 
 impl Session {
@@ -33,13 +33,7 @@ impl Session {
             )
             .await?;
         let (was_topic, was_system): (String, String) = (row.get(3), row.get(5));
-        if was_topic != topic {
-            return Err(Error::decide(
-                "TG-TOPIC-CHANGED",
-                format!("pipeline {pipeline} has read topic {was_topic}, and its source now names {topic}"),
-            )
-            .hint("restore the topic, or give the source and its views new names"));
-        }
+        same_topic(pipeline, &was_topic, topic)?;
         if !was_system.is_empty() && !system.is_empty() && was_system != system {
             return Err(Error::decide("TG-DATABASE-CHANGED", format!("pipeline {pipeline} was made in database system {was_system}, and this is {system}"))
                 .hint("connect to the right server; after a dump and restore, set tidegate.pipelines.system_id to the new identifier"));
@@ -59,7 +53,7 @@ impl Session {
         let views = self
             .all(
                 &format!(
-                    "SELECT view, fingerprint, {}, state_pieces FROM tidegate.view_progress WHERE pipeline = $1",
+                    "SELECT view, fingerprint, {}, state_pieces, starts FROM tidegate.view_progress WHERE pipeline = $1",
                     us("floor")
                 ),
                 &[&pipeline],
@@ -93,6 +87,7 @@ impl Session {
                     fingerprint: row.get(1),
                     floor: row.get(2),
                     pieces: row.get(3),
+                    starts: (0..).zip(row.get::<_, Vec<i64>>(4)).collect(),
                 })
                 .collect(),
         })
@@ -120,14 +115,20 @@ impl Session {
         Ok(())
     }
 
-    /// Notes a view that is new. `floor` is the greatest event time read before it.
-    pub async fn begin_view(&self, pipeline: &str, view: &str, fingerprint: &str, floor: i64) -> Result<()> {
+    /// Notes a view that is new.
+    pub async fn begin_view(&self, pipeline: &str, start: &ViewStart<'_>) -> Result<()> {
+        let mut starts: Vec<i64> = Vec::new();
+        for (partition, offset) in start.starts {
+            let index = usize::try_from(*partition).unwrap_or_default();
+            starts.resize(starts.len().max(index + 1), 0);
+            starts[index] = *offset;
+        }
         self.run(
             &format!(
-                "INSERT INTO tidegate.view_progress (view, pipeline, fingerprint, floor) VALUES ($1, $2, $3, {})",
+                "INSERT INTO tidegate.view_progress (view, pipeline, fingerprint, floor, starts) VALUES ($1, $2, $3, {}, $5)",
                 time("$4")
             ),
-            &[&view, &pipeline, &fingerprint, &floor],
+            &[&start.view, &pipeline, &start.fingerprint, &start.floor, &starts],
         )
         .await
         .map(|_| ())
@@ -185,7 +186,7 @@ impl Session {
     /// The state pieces of a pipeline, verified one by one.
     pub async fn load_state(&self, pipeline: &str) -> Result<Vec<FoundPiece>> {
         let rows = self
-            .all("SELECT view, window_start, piece, groups, digest, data FROM tidegate.state WHERE pipeline = $1 ORDER BY view, window_start, piece", &[&pipeline])
+            .all("SELECT view, window_start, piece, groups, digest, data, part FROM tidegate.state WHERE pipeline = $1 ORDER BY piece, part", &[&pipeline])
             .await?;
         Ok(rows
             .iter()
@@ -193,6 +194,7 @@ impl Session {
                 let (groups, digest, data): (i64, &[u8], &[u8]) = (row.get(3), row.get(4), row.get(5));
                 FoundPiece {
                     view: row.get(0),
+                    part: row.get(6),
                     window_start: row.get(1),
                     seq: row.get(2),
                     groups: unpack(groups, digest, data),
@@ -224,13 +226,5 @@ impl Session {
             .await?;
         let id: String = row.get(2);
         Ok((row.get(0), row.get(1), Uuid::parse_str(&id).unwrap_or_default()))
-    }
-}
-
-/// Where a partition begins that was never read.
-pub fn start_offset(startup: Startup, is_first_start: bool, low: i64, high: i64) -> i64 {
-    match startup {
-        Startup::Latest if is_first_start => high,
-        _ => low,
     }
 }

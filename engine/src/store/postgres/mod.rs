@@ -1,12 +1,17 @@
 //! Sessions with Postgres, and what their failures mean. The parts:
 //!
+//! - `lease`: who is alive;
 //! - `claim`: a pipeline is claimed, its tables and its state are read;
 //! - `writer`: a commit is made, however long it takes, and an unknown outcome resolved;
 //! - `transaction`: what stands between BEGIN and COMMIT;
-//! - `pieces`: state as bytes.
+//! - `table`, `columns`: a view's rows as statements and their parameters;
+//! - `read`: what people ask.
 
 mod claim;
-mod pieces;
+mod columns;
+mod lease;
+mod read;
+mod table;
 mod transaction;
 mod writer;
 
@@ -25,24 +30,20 @@ use super::holder;
 use crate::error::{Error, Result};
 use crate::time::NONE;
 
-pub use claim::start_offset;
-pub use pieces::{STATE_VERSION, pack};
-pub use writer::Writer;
-
-const SCHEMA: &str = include_str!("../schema.sql");
+const SCHEMA: &str = include_str!("schema.sql");
 
 /// Serialises the creation of our tables among engines that start together.
 const SCHEMA_LOCK: i64 = 0x7469_6465_6761_7465;
 
 /// What makes and resolves sessions.
 #[derive(Clone)]
-pub struct Store {
+pub struct Postgres {
     config: tokio_postgres::Config,
     tls: MakeRustlsConnect,
     timeout: Duration,
 }
 
-impl Store {
+impl Postgres {
     /// A store at this URL. Each question to it may take `timeout`.
     pub fn new(url: &str, timeout: Duration) -> Result<Self> {
         let mut config = tokio_postgres::Config::from_str(url).map_err(|error| {
@@ -88,8 +89,7 @@ impl Store {
         Ok(session)
     }
 
-    /// Creates our tables where they are missing.
-    pub async fn migrate(&self) -> Result<()> {
+    async fn create_tables(&self) -> Result<()> {
         let session = self.connect("setup").await?;
         session.batch("BEGIN").await?;
         session.run("SELECT pg_advisory_xact_lock($1)", &[&SCHEMA_LOCK]).await?;

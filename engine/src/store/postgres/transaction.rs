@@ -1,12 +1,12 @@
 //! What stands between BEGIN and COMMIT: fence, rows, dead letters, state, progress, in this order.
 
+use arrow::array::RecordBatch;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
 
-use super::pieces::STATE_VERSION;
+use super::table::{Parameters, TableSql};
 use super::{Failed, Session, deadline, is_data, time};
 use crate::failpoint;
-use crate::sink::{Rows, TableSql};
+use crate::store::pieces::STATE_VERSION;
 use crate::store::{Commit, Move, ViewCommit};
 
 /// Everything between BEGIN and COMMIT.
@@ -71,13 +71,13 @@ async fn write_view(
 ) -> Result<(), Failed> {
     let (name, sql) = table;
     for rows in &view.write.deletes {
-        session.often(&sql.delete, &parameters(rows)).await?;
+        session.often(&sql.delete, &Parameters::new(rows)?.all()).await?;
     }
     for rows in &view.write.upserts {
         if apart {
             upsert_apart(session, table, rows, commit).await?;
         } else {
-            session.often(&sql.upsert, &parameters(rows)).await?;
+            session.often(&sql.upsert, &Parameters::new(rows)?.all()).await?;
         }
     }
     let counts = &view.counts;
@@ -94,21 +94,17 @@ async fn write_view(
     Ok(())
 }
 
-fn parameters(rows: &Rows) -> Vec<&(dyn ToSql + Sync)> {
-    rows.columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect()
-}
-
 /// Upserts what the database takes; each row that it refuses becomes a dead letter. Halves until the row is alone.
 async fn upsert_apart(
     session: &mut Session,
     table: &(String, TableSql),
-    rows: &Rows,
+    rows: &RecordBatch,
     commit: &Commit,
 ) -> Result<(), Failed> {
     let mut todo = vec![rows.clone()];
     while let Some(rows) = todo.pop() {
         deadline(session.timeout, session.client.batch_execute("SAVEPOINT apart")).await?.map_err(Failed::Answered)?;
-        match session.often(&table.1.upsert, &parameters(&rows)).await {
+        match session.often(&table.1.upsert, &Parameters::new(&rows)?.all()).await {
             Ok(_) => {
                 deadline(session.timeout, session.client.batch_execute("RELEASE apart"))
                     .await?
@@ -118,12 +114,12 @@ async fn upsert_apart(
                 deadline(session.timeout, session.client.batch_execute("ROLLBACK TO apart"))
                     .await?
                     .map_err(Failed::Answered)?;
-                let count = rows.batch.num_rows();
+                let count = rows.num_rows();
                 if count == 1 {
                     refused_row(session, &table.0, &rows, commit, &error).await?;
                 } else {
                     for (start, len) in [(count / 2, count - count / 2), (0, count / 2)] {
-                        todo.push(Rows::new(rows.batch.slice(start, len))?);
+                        todo.push(rows.slice(start, len));
                     }
                 }
             }
@@ -136,12 +132,12 @@ async fn upsert_apart(
 async fn refused_row(
     session: &mut Session,
     view: &str,
-    rows: &Rows,
+    rows: &RecordBatch,
     commit: &Commit,
     error: &tokio_postgres::Error,
 ) -> Result<(), Failed> {
     let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
-    let written = writer.write(&rows.batch).and_then(|()| writer.finish());
+    let written = writer.write(rows).and_then(|()| writer.finish());
     written.map_err(|error| Failed::Hangs(error.into()))?;
     let row = String::from_utf8_lossy(&writer.into_inner()).trim().to_string();
     let reason = format!("sink-{}", error.code().map_or("unknown", SqlState::code));
@@ -201,16 +197,16 @@ async fn state(session: &mut Session, tables: &[(String, TableSql)], commit: &Co
         if !piece.replaces.is_empty() {
             session
                 .often(
-                    "DELETE FROM tidegate.state WHERE pipeline = $1 AND view = $2 AND window_start = $3 AND piece = ANY ($4)",
-                    &[&commit.pipeline, &piece.view, &piece.window_start, &piece.replaces],
+                    "DELETE FROM tidegate.state WHERE pipeline = $1 AND view = $2 AND window_start = $3 AND piece = ANY ($4) AND part = $5",
+                    &[&commit.pipeline, &piece.view, &piece.window_start, &piece.replaces, &piece.part],
                 )
                 .await?;
             failpoint::hit("checkpoint-merged")?;
         }
         session
             .often(
-                "INSERT INTO tidegate.state (pipeline, view, window_start, piece, groups, digest, data) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                &[&commit.pipeline, &piece.view, &piece.window_start, &commit.seq, &piece.groups, &piece.digest, &piece.data],
+                "INSERT INTO tidegate.state (pipeline, view, part, window_start, piece, groups, digest, data) VALUES ($1, $2, $8, $3, $4, $5, $6, $7)",
+                &[&commit.pipeline, &piece.view, &piece.window_start, &commit.seq, &piece.groups, &piece.digest, &piece.data, &piece.part],
             )
             .await?;
     }

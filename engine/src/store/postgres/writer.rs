@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+
+use super::table::TableSql;
 use super::transaction::transact;
-use super::{Failed, Session, Store, deadline, is_data, is_lost, is_transient, told};
+use super::{Failed, Postgres, Session, deadline, is_data, is_lost, is_transient, told};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::sink::TableSql;
-use crate::store::{Commit, Settled};
+use crate::sql::planned::Table;
+use crate::store::{self, Commit, FoundPiece, Settled, Stop, ViewStart, fenced};
 
 /// How one attempt to commit ended.
 enum Attempt {
@@ -25,37 +28,50 @@ enum Attempt {
 }
 
 /// A pipeline's writer: the session, and what it needs to know of the tables.
-pub struct Writer {
-    store: Store,
+pub(super) struct PostgresWriter {
+    store: Postgres,
     session: Option<Session>,
+    pipeline: String,
+    /// Of the views, in the order in which commits count them.
     tables: Vec<(String, TableSql)>,
     on_session: Box<dyn Fn(i32) + Send + Sync>,
 }
 
-impl Writer {
-    /// A writer for views in this order. `on_session` hears of each new session's backend.
-    pub fn new(
-        store: Store,
-        session: Session,
-        tables: Vec<(String, TableSql)>,
-        on_session: impl Fn(i32) + Send + Sync + 'static,
-    ) -> Self {
-        on_session(session.pid());
-        Self { store, session: Some(session), tables, on_session: Box::new(on_session) }
+#[async_trait]
+impl store::Writer for PostgresWriter {
+    async fn topic_id(&mut self) -> Result<String> {
+        let pipeline = self.pipeline.clone();
+        self.session().await?.topic_id(&pipeline).await
     }
 
-    /// The session for questions between commits.
-    pub async fn session(&mut self) -> Result<&mut Session> {
-        if self.session.is_none() {
-            let session = self.store.connect("commit").await?;
-            (self.on_session)(session.pid());
-            self.session = Some(session);
-        }
-        self.session.as_mut().ok_or_else(|| Error::bug("a session vanished"))
+    async fn begin_partitions(&mut self, epoch: i64, starts: &[(i32, i64)]) -> Result<()> {
+        let pipeline = self.pipeline.clone();
+        self.session().await?.begin_partitions(&pipeline, epoch, starts).await
     }
 
-    /// Commits, however long it takes: retries what was surely aborted, resolves what is unknown.
-    pub async fn commit(&mut self, commit: &Commit, gave_up: impl Fn() -> bool) -> Result<Settled> {
+    async fn begin_view(&mut self, start: &ViewStart<'_>) -> Result<()> {
+        let pipeline = self.pipeline.clone();
+        self.session().await?.begin_view(&pipeline, start).await
+    }
+
+    async fn open_table(&mut self, table: &Table) -> Result<()> {
+        let sql = TableSql::new(table);
+        self.session().await?.ensure_table(table, &sql).await?;
+        self.tables.push((table.name.clone(), sql));
+        Ok(())
+    }
+
+    async fn load_state(&mut self) -> Result<Vec<FoundPiece>> {
+        let pipeline = self.pipeline.clone();
+        self.session().await?.load_state(&pipeline).await
+    }
+
+    async fn future_rejects(&mut self, from: &[(i32, i64)]) -> Result<Vec<(i32, i64)>> {
+        let pipeline = self.pipeline.clone();
+        self.session().await?.future_rejects(&pipeline, from).await
+    }
+
+    async fn commit(&mut self, commit: &Commit, stop: Stop<'_>) -> Result<Settled> {
         let mut apart = false;
         let mut pause = Duration::from_millis(50);
         loop {
@@ -78,7 +94,7 @@ impl Writer {
                         seq = commit.seq,
                         "commit not made, trying again: {error}"
                     );
-                    if gave_up() {
+                    if stop() {
                         return Ok(Settled::Aborted);
                     }
                     tokio::time::sleep(pause).await;
@@ -87,11 +103,11 @@ impl Writer {
                 Attempt::Unknown(error) => {
                     self.session = None;
                     tracing::warn!(pipeline = commit.pipeline, seq = commit.seq, "outcome unknown: {error}");
-                    return self.resolve(commit, gave_up).await;
+                    return self.resolve(commit, stop).await;
                 }
                 Attempt::Misfit => {
                     self.roll_back().await;
-                    return self.resolve(commit, gave_up).await;
+                    return self.resolve(commit, stop).await;
                 }
                 Attempt::Fatal(error) => {
                     self.roll_back().await;
@@ -99,6 +115,29 @@ impl Writer {
                 }
             }
         }
+    }
+}
+
+impl PostgresWriter {
+    /// A writer with its first session. `on_session` hears of each new one's backend.
+    pub(super) fn new(
+        store: Postgres,
+        session: Session,
+        pipeline: &str,
+        on_session: impl Fn(i32) + Send + Sync + 'static,
+    ) -> Self {
+        on_session(session.pid());
+        let on_session = Box::new(on_session);
+        Self { store, session: Some(session), pipeline: pipeline.to_string(), tables: Vec::new(), on_session }
+    }
+
+    async fn session(&mut self) -> Result<&mut Session> {
+        if self.session.is_none() {
+            let session = self.store.connect("commit").await?;
+            (self.on_session)(session.pid());
+            self.session = Some(session);
+        }
+        self.session.as_mut().ok_or_else(|| Error::bug("a session vanished"))
     }
 
     async fn roll_back(&mut self) {
@@ -110,7 +149,7 @@ impl Writer {
     }
 
     /// Asks the database what became of a commit.
-    async fn resolve(&mut self, commit: &Commit, gave_up: impl Fn() -> bool) -> Result<Settled> {
+    async fn resolve(&mut self, commit: &Commit, stop: Stop<'_>) -> Result<Settled> {
         let pipeline = &commit.pipeline;
         loop {
             let last = match self.session().await {
@@ -120,7 +159,7 @@ impl Writer {
             match last {
                 Err(error) if error.kind == Kind::Wait => {
                     self.session = None;
-                    if gave_up() {
+                    if stop() {
                         return Err(error);
                     }
                     tracing::warn!(pipeline, "cannot resolve commit {} yet: {error}", commit.seq);
@@ -133,10 +172,7 @@ impl Writer {
                 }
                 Ok((epoch, _, _)) if epoch != commit.epoch => {
                     tracing::info!(pipeline, seq = commit.seq, "resolved=aborted");
-                    return Err(Error::fenced(format!(
-                        "pipeline {pipeline}: this engine owned epoch {}, and epoch {epoch} has begun",
-                        commit.epoch
-                    )));
+                    return Err(fenced(commit, epoch));
                 }
                 Ok(_) => {
                     tracing::info!(pipeline, seq = commit.seq, "resolved=aborted");

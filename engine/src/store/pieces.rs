@@ -9,21 +9,29 @@ use crate::error::Result;
 use crate::store::StatePiece;
 
 /// Names the layout of the state: state of another version is rebuilt from the log.
-pub const STATE_VERSION: &str = concat!("1 datafusion ", "55.2");
+pub const STATE_VERSION: &str = concat!("2 datafusion ", "55.2");
 
 /// A piece of state as bytes, with their digest.
-pub fn pack(view: &str, window_start: i64, groups: &RecordBatch, replaces: Vec<i64>) -> Result<StatePiece> {
+pub fn pack(view: &str, part: i32, window_start: i64, groups: &RecordBatch, replaces: Vec<i64>) -> Result<StatePiece> {
     let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
     let mut writer = StreamWriter::try_new_with_options(Vec::new(), &groups.schema(), options)?;
     writer.write(groups)?;
     writer.finish()?;
     let data = writer.into_inner()?;
     let digest = blake3::hash(&data).as_bytes().to_vec();
-    Ok(StatePiece { view: view.to_string(), window_start, groups: groups.num_rows() as i64, digest, data, replaces })
+    Ok(StatePiece {
+        view: view.to_string(),
+        part,
+        window_start,
+        groups: groups.num_rows() as i64,
+        digest,
+        data,
+        replaces,
+    })
 }
 
 /// The groups of a piece, or what is wrong with it.
-pub(super) fn unpack(groups: i64, digest: &[u8], data: &[u8]) -> Result<RecordBatch, String> {
+pub fn unpack(groups: i64, digest: &[u8], data: &[u8]) -> Result<RecordBatch, String> {
     if blake3::hash(data).as_bytes() != digest {
         return Err("its digest does not fit its bytes".to_string());
     }

@@ -1,4 +1,4 @@
-//! The groups of one window: an index, immutable segments of their state, and one epoch's work on them.
+//! The groups of one pane: an index, immutable segments of their state, and one epoch's work on them.
 //!
 //! ```text
 //!  keys of a row ─ intern ─► group id ─ located ─► (segment, row) of its kept state
@@ -8,52 +8,115 @@
 //! ```
 //!
 //! State comes first and rows follow one by one, so a sum does not depend on where epochs end. A segment is never
-//! changed; one without a live row is dropped, and many small ones are merged.
+//! changed; one without a live row is dropped, and many small ones are merged. What `count(DISTINCT x)` counts is kept
+//! beside the segments, in [`Set`]s.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array, new_empty_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array, new_empty_array};
 use arrow::compute::{concat, interleave, take};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::GroupsAccumulatorAdapter;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
-use crate::error::Result;
-use crate::sql::planned::Aggregate;
+use super::distinct::Set;
+use crate::error::{Error, Result};
+use crate::sql::planned::{Aggregate, Function};
 
-/// Segments of a window beyond which the small ones are merged.
+/// Segments of a pane beyond which the small ones are merged.
 const SEGMENTS_MAX: usize = 64;
 
 const NOWHERE: (u32, u32) = (u32::MAX, u32::MAX);
 const UNTOUCHED: u32 = u32::MAX;
 
-/// The layout of a view's state: its keys, then the state columns of each aggregate in turn.
+/// The most that a group may keep for one aggregate whose state grows with its rows.
+pub const STATE_PER_GROUP_MAX: usize = 64 * 1024;
+
+/// The layout of a view's state: its keys, then the state columns of each function in turn; and its sets.
 #[derive(Debug, Clone)]
 pub struct Layout {
     /// Types of the keys.
     pub keys: SchemaRef,
     /// Keys and state.
     pub schema: SchemaRef,
-    /// How many state columns each aggregate has.
+    /// How many state columns each function has.
     pub widths: Vec<usize>,
+    /// The functions.
+    pub functions: Vec<Function>,
+    /// Of each set of distinct values, the type.
+    pub sets: Vec<DataType>,
+    /// For each aggregate of the view: a function, or a set.
+    order: Vec<Slot>,
+}
+
+/// Where an aggregate's value comes from.
+#[derive(Debug, Clone, Copy)]
+enum Slot {
+    Function(usize),
+    Set(usize),
 }
 
 impl Layout {
-    /// The layout for these keys and aggregates.
-    pub fn new(keys: Vec<Field>, aggregates: &[Aggregate]) -> Result<Self> {
+    /// The layout for these keys and aggregates over the columns of the plan below.
+    pub fn new(keys: Vec<Field>, aggregates: &[Aggregate], below: &Schema) -> Result<Self> {
         let mut fields: Vec<Field> = keys.iter().map(|key| key.clone().with_nullable(true)).collect();
         let keys = Arc::new(Schema::new(fields.clone()));
-        let mut widths = Vec::new();
+        let (mut widths, mut functions, mut sets, mut order) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, aggregate) in aggregates.iter().enumerate() {
-            let state = aggregate.function.state_fields()?;
-            widths.push(state.len());
-            for (part, field) in state.iter().enumerate() {
-                fields.push(field.as_ref().clone().with_name(format!("s{index}_{part}")).with_nullable(true));
+            match aggregate {
+                Aggregate::Function(function) => {
+                    let state = function.function.state_fields()?;
+                    widths.push(state.len());
+                    for (part, field) in state.iter().enumerate() {
+                        fields.push(field.as_ref().clone().with_name(format!("s{index}_{part}")).with_nullable(true));
+                    }
+                    order.push(Slot::Function(functions.len()));
+                    functions.push(function.clone());
+                }
+                Aggregate::Distinct(distinct) => {
+                    order.push(Slot::Set(sets.len()));
+                    sets.push(below.field(distinct.value).data_type().clone());
+                }
             }
         }
-        Ok(Self { keys, schema: Arc::new(Schema::new(fields)), widths })
+        Ok(Self { keys, schema: Arc::new(Schema::new(fields)), widths, functions, sets, order })
+    }
+
+    /// The schema of a part of the state: 0 for the groups, n for the entries of the n-th set.
+    pub fn part(&self, part: i32) -> Option<SchemaRef> {
+        match usize::try_from(part).ok()? {
+            0 => Some(self.schema.clone()),
+            set => {
+                let mut fields: Vec<_> = self.keys.fields().to_vec();
+                fields.push(Arc::new(Field::new("__value", self.sets.get(set - 1)?.clone(), true)));
+                Some(Arc::new(Schema::new(fields)))
+            }
+        }
+    }
+
+    /// Values of functions and counts of sets in the order of the view's aggregates.
+    pub fn ordered(&self, values: &[ArrayRef], counts: &[ArrayRef]) -> Vec<ArrayRef> {
+        let pick = |slot: &Slot| match slot {
+            Slot::Function(index) => values[*index].clone(),
+            Slot::Set(index) => counts[*index].clone(),
+        };
+        self.order.iter().map(pick).collect()
+    }
+
+    /// The types of the aggregates' values.
+    pub fn value_types(&self, aggregates: &[Aggregate]) -> Vec<DataType> {
+        let of = |aggregate: &Aggregate| match aggregate {
+            Aggregate::Function(function) => function.function.field().data_type().clone(),
+            Aggregate::Distinct(_) => DataType::Int64,
+        };
+        aggregates.iter().map(of).collect()
+    }
+
+    /// The parts of the state.
+    pub fn parts(&self) -> i32 {
+        1 + self.sets.len() as i32
     }
 }
 
@@ -64,6 +127,15 @@ pub struct Arguments {
     pub values: Vec<ArrayRef>,
     /// Its FILTER.
     pub filter: Option<BooleanArray>,
+}
+
+/// The inputs of all aggregates for some rows.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Of the functions.
+    pub functions: Vec<Arguments>,
+    /// Of the sets.
+    pub sets: Vec<Arguments>,
 }
 
 /// Groups whose rows an epoch has changed, evaluated.
@@ -89,10 +161,10 @@ struct Epoch {
     keys: Vec<Vec<ArrayRef>>,
 }
 
-/// The groups of one window.
-pub struct Window {
+/// The groups of one pane.
+pub struct Groups {
     layout: Arc<Layout>,
-    /// `None` when the window itself is the only group column.
+    /// `None` when the pane itself is the only group.
     index: Option<Box<dyn GroupValues>>,
     located: Vec<(u32, u32)>,
     /// The commit that last changed each group.
@@ -103,12 +175,14 @@ pub struct Window {
     /// Dense id of each group in the running epoch.
     touched: Vec<u32>,
     epoch: Option<Epoch>,
+    sets: Vec<Set>,
 }
 
-fn accumulators(aggregates: &[Aggregate]) -> Result<Vec<Box<dyn GroupsAccumulator>>> {
-    let mut made = Vec::with_capacity(aggregates.len());
-    for aggregate in aggregates {
-        let function = aggregate.function.clone();
+/// A fresh accumulator for each function.
+pub fn accumulators(functions: &[Function]) -> Result<Vec<Box<dyn GroupsAccumulator>>> {
+    let mut made = Vec::with_capacity(functions.len());
+    for function in functions {
+        let function = function.function.clone();
         made.push(if function.groups_accumulator_supported() {
             function.create_groups_accumulator()?
         } else {
@@ -118,17 +192,23 @@ fn accumulators(aggregates: &[Aggregate]) -> Result<Vec<Box<dyn GroupsAccumulato
     Ok(made)
 }
 
-impl Window {
-    /// A window without groups.
+/// An index over keys; none where there are no key columns, and so one group.
+pub fn key_index(keys: &SchemaRef) -> Result<Option<Box<dyn GroupValues>>> {
+    if keys.fields().is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(new_group_values(keys.clone(), &GroupOrdering::None)?))
+}
+
+impl Groups {
+    /// A pane without groups.
     pub fn new(layout: Arc<Layout>) -> Result<Self> {
-        let index = if layout.keys.fields().is_empty() {
-            None
-        } else {
-            Some(new_group_values(layout.keys.clone(), &GroupOrdering::None)?)
-        };
+        let index = key_index(&layout.keys)?;
+        let sets = layout.sets.iter().map(Set::new).collect::<Result<_>>()?;
         Ok(Self {
             layout,
             index,
+            sets,
             located: Vec::new(),
             changed: Vec::new(),
             published: Vec::new(),
@@ -146,7 +226,8 @@ impl Window {
     /// Bytes of its state, roughly.
     pub fn bytes(&self) -> usize {
         let segments: usize = self.segments.iter().flatten().map(|s| s.batch.get_array_memory_size()).sum();
-        segments + self.index.as_ref().map_or(0, |index| index.size()) + self.located.len() * 21
+        let sets: usize = self.sets.iter().map(Set::bytes).sum();
+        segments + sets + self.index.as_ref().map_or(0, |index| index.size()) + self.located.len() * 21
     }
 
     fn intern(&mut self, keys: &[ArrayRef], rows: usize) -> Result<Vec<usize>> {
@@ -168,19 +249,16 @@ impl Window {
         Ok(ids)
     }
 
-    /// Aggregates rows of this window, in their order.
-    pub fn update(
-        &mut self,
-        aggregates: &[Aggregate],
-        keys: &[ArrayRef],
-        arguments: &[Arguments],
-        rows: usize,
-    ) -> Result<()> {
+    /// Aggregates rows of this pane, in their order.
+    pub fn update(&mut self, keys: &[ArrayRef], inputs: &Inputs, rows: usize) -> Result<()> {
         let mut ids = self.intern(keys, rows)?;
+        for (set, input) in self.sets.iter_mut().zip(&inputs.sets) {
+            set.insert(&ids, &input.values[0], input.filter.as_ref())?;
+        }
         let mut epoch = match self.epoch.take() {
             Some(epoch) => epoch,
             None => Epoch {
-                accumulators: accumulators(aggregates)?,
+                accumulators: accumulators(&self.layout.functions)?,
                 groups: Vec::new(),
                 keys: vec![Vec::new(); keys.len()],
             },
@@ -214,7 +292,7 @@ impl Window {
                 merge(&mut epoch.accumulators, &self.layout.widths, &state, &dense, total)?;
             }
         }
-        for (accumulator, argument) in epoch.accumulators.iter_mut().zip(arguments) {
+        for (accumulator, argument) in epoch.accumulators.iter_mut().zip(&inputs.functions) {
             accumulator.update_batch(&argument.values, &ids, argument.filter.as_ref(), total)?;
         }
         self.epoch = Some(epoch);
@@ -222,7 +300,7 @@ impl Window {
     }
 
     /// Ends the epoch: keeps the new state as of commit `seq` and evaluates the touched groups.
-    pub fn finish(&mut self, aggregates: &[Aggregate], seq: i64) -> Result<Option<Evaluated>> {
+    pub fn finish(&mut self, seq: i64) -> Result<Option<Evaluated>> {
         let Some(mut epoch) = self.epoch.take() else { return Ok(None) };
         let mut keys = Vec::with_capacity(epoch.keys.len());
         for pieces in &epoch.keys {
@@ -233,13 +311,54 @@ impl Window {
         for accumulator in &mut epoch.accumulators {
             columns.extend(accumulator.state(EmitTo::All)?);
         }
-        let values = evaluate(aggregates, &self.layout.widths, &columns[keys.len()..], epoch.groups.len())?;
+        self.check_growth(&columns[keys.len()..])?;
+        let values = evaluate(&self.layout, &columns[keys.len()..], epoch.groups.len())?;
+        for set in &mut self.sets {
+            set.finish(seq)?;
+        }
+        let values = self.layout.ordered(&values, &self.counts(&epoch.groups));
         for group in &epoch.groups {
             self.touched[*group] = UNTOUCHED;
             self.changed[*group] = seq;
         }
         self.keep(RecordBatch::try_new(self.layout.schema.clone(), columns)?, &epoch.groups)?;
         Ok(Some(Evaluated { groups: epoch.groups, keys, values }))
+    }
+
+    fn counts(&self, groups: &[usize]) -> Vec<ArrayRef> {
+        let counted =
+            |set: &Set| -> ArrayRef { Arc::new(Int64Array::from_iter_values(groups.iter().map(|g| set.count(*g)))) };
+        self.sets.iter().map(counted).collect()
+    }
+
+    /// Fails when a group keeps more than it may.
+    fn check_growth(&self, state: &[ArrayRef]) -> Result<()> {
+        let mut column = 0;
+        for (function, width) in self.layout.functions.iter().zip(&self.layout.widths) {
+            let own = &state[column..column + width];
+            column += width;
+            if !function.grows {
+                continue;
+            }
+            let rows = own.first().map_or(0, |array| array.len());
+            for row in 0..rows {
+                let mut bytes = 0;
+                for array in own {
+                    bytes += array.slice(row, 1).to_data().get_slice_memory_size()?;
+                }
+                if bytes > STATE_PER_GROUP_MAX {
+                    return Err(Error::decide(
+                        "TG-STATE-BUDGET",
+                        format!(
+                            "a group keeps {bytes} bytes for {}, and may keep {STATE_PER_GROUP_MAX}",
+                            function.text
+                        ),
+                    )
+                    .hint("use an approx_ aggregate or smaller groups, under a new view name"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Adds a segment whose rows are these groups.
@@ -338,36 +457,53 @@ impl Window {
         Ok(gathered)
     }
 
-    /// The state of the groups that changed after commit `since`.
-    pub fn changed_since(&self, since: i64) -> Result<Option<RecordBatch>> {
-        let places: Vec<(u32, u32)> = (0..self.located.len())
-            .filter(|g| self.changed[*g] > since && self.located[*g] != NOWHERE)
-            .map(|g| self.located[g])
-            .collect();
-        if places.is_empty() {
-            return Ok(None);
-        }
-        let columns = self.gather(&places, 0..self.layout.schema.fields().len())?;
-        Ok(Some(RecordBatch::try_new(self.layout.schema.clone(), columns)?))
+    /// What changed of a part of the state after commit `since`.
+    pub fn changed_since(&self, part: i32, since: i64) -> Result<Option<RecordBatch>> {
+        let (groups, values) = if part == 0 {
+            let changed = |g: &usize| self.changed[*g] > since && self.located[*g] != NOWHERE;
+            ((0..self.located.len()).filter(changed).collect(), None)
+        } else {
+            match self.sets[part as usize - 1].changed_since(since)? {
+                Some((groups, values)) => (groups, Some(values)),
+                None => (Vec::new(), None),
+            }
+        };
+        let places: Vec<(u32, u32)> = groups.iter().map(|g| self.located[*g]).collect();
+        let Some(schema) = self.layout.part(part).filter(|_| !places.is_empty()) else { return Ok(None) };
+        let own = if part == 0 { self.layout.schema.fields().len() } else { self.layout.keys.fields().len() };
+        let mut columns = self.gather(&places, 0..own)?;
+        columns.extend(values);
+        Ok(Some(RecordBatch::try_new(schema, columns)?))
     }
 
-    /// Takes in a piece of state; a later piece wins over an earlier one.
-    pub fn load(&mut self, piece: RecordBatch, seq: i64) -> Result<()> {
+    /// Takes in a piece of a part of the state; a later piece wins over an earlier one.
+    pub fn load(&mut self, part: i32, piece: RecordBatch, seq: i64) -> Result<()> {
         let keys: Vec<ArrayRef> = piece.columns()[..self.layout.keys.fields().len()].to_vec();
         let groups = self.intern(&keys, piece.num_rows())?;
+        if part > 0 {
+            let values = piece.column(self.layout.keys.fields().len());
+            return self.sets[part as usize - 1].load(&groups, values, seq);
+        }
         for group in &groups {
             self.changed[*group] = seq;
         }
         self.keep(piece, &groups)
     }
 
-    /// Evaluates every group.
-    pub fn evaluate_all(&self, aggregates: &[Aggregate]) -> Result<Evaluated> {
+    /// Keys and state of every group, with its id; and the sets.
+    pub fn all(&self) -> Result<(Vec<usize>, Vec<ArrayRef>, &[Set])> {
         let groups: Vec<usize> = (0..self.located.len()).filter(|g| self.located[*g] != NOWHERE).collect();
         let places: Vec<(u32, u32)> = groups.iter().map(|g| self.located[*g]).collect();
-        let mut columns = self.gather(&places, 0..self.layout.schema.fields().len())?;
+        let columns = self.gather(&places, 0..self.layout.schema.fields().len())?;
+        Ok((groups, columns, &self.sets))
+    }
+
+    /// Evaluates every group.
+    pub fn evaluate_all(&self) -> Result<Evaluated> {
+        let (groups, mut columns, _) = self.all()?;
         let state = columns.split_off(self.layout.keys.fields().len());
-        let values = evaluate(aggregates, &self.layout.widths, &state, groups.len())?;
+        let values = evaluate(&self.layout, &state, groups.len())?;
+        let values = self.layout.ordered(&values, &self.counts(&groups));
         Ok(Evaluated { groups, keys: columns, values })
     }
 
@@ -377,7 +513,8 @@ impl Window {
     }
 }
 
-fn merge(
+/// Merges rows of state into accumulators.
+pub fn merge(
     accumulators: &mut [Box<dyn GroupsAccumulator>],
     widths: &[usize],
     state: &[ArrayRef],
@@ -393,10 +530,11 @@ fn merge(
     Ok(())
 }
 
-fn evaluate(aggregates: &[Aggregate], widths: &[usize], state: &[ArrayRef], groups: usize) -> Result<Vec<ArrayRef>> {
+/// The values of the functions for rows of state.
+fn evaluate(layout: &Layout, state: &[ArrayRef], groups: usize) -> Result<Vec<ArrayRef>> {
     let ids: Vec<usize> = (0..groups).collect();
-    let mut fresh = accumulators(aggregates)?;
-    merge(&mut fresh, widths, state, &ids, groups)?;
+    let mut fresh = accumulators(&layout.functions)?;
+    merge(&mut fresh, &layout.widths, state, &ids, groups)?;
     let mut values = Vec::with_capacity(fresh.len());
     for accumulator in &mut fresh {
         values.push(accumulator.evaluate(EmitTo::All)?);
@@ -405,18 +543,26 @@ fn evaluate(aggregates: &[Aggregate], widths: &[usize], state: &[ArrayRef], grou
 }
 
 /// Evaluates the arguments of every aggregate over the output of the plan below.
-pub fn arguments(aggregates: &[Aggregate], rows: &RecordBatch) -> Result<Vec<Arguments>> {
-    let mut all = Vec::with_capacity(aggregates.len());
+pub fn inputs(aggregates: &[Aggregate], rows: &RecordBatch) -> Result<Inputs> {
+    let (mut functions, mut sets) = (Vec::new(), Vec::new());
     for aggregate in aggregates {
-        let mut values = Vec::new();
-        for expr in aggregate.function.expressions() {
-            values.push(expr.evaluate(rows)?.into_array(rows.num_rows())?);
+        match aggregate {
+            Aggregate::Function(Function { function, filter, .. }) => {
+                let mut values = Vec::new();
+                for expr in function.expressions() {
+                    values.push(expr.evaluate(rows)?.into_array(rows.num_rows())?);
+                }
+                let filter = match filter {
+                    Some(expr) => Some(expr.evaluate(rows)?.into_array(rows.num_rows())?.as_boolean().clone()),
+                    None => None,
+                };
+                functions.push(Arguments { values, filter });
+            }
+            Aggregate::Distinct(distinct) => sets.push(Arguments {
+                values: vec![rows.column(distinct.value).clone()],
+                filter: distinct.filter.map(|filter| rows.column(filter).as_boolean().clone()),
+            }),
         }
-        let filter = match &aggregate.filter {
-            Some(expr) => Some(expr.evaluate(rows)?.into_array(rows.num_rows())?.as_boolean().clone()),
-            None => None,
-        };
-        all.push(Arguments { values, filter });
     }
-    Ok(all)
+    Ok(Inputs { functions, sets })
 }

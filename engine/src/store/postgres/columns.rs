@@ -11,8 +11,8 @@ use arrow::datatypes::{
 use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-use super::types::wire_type;
 use crate::error::{Error, Result};
+use crate::sink::types::wire_type;
 
 /// 2000-01-01, where Postgres counts from.
 const EPOCH_US: i64 = 946_684_800_000_000;

@@ -49,7 +49,8 @@ CREATE TABLE IF NOT EXISTS tidegate.view_progress (
     late         bigint NOT NULL DEFAULT 0,           -- late and late-after-idle
     failed       bigint NOT NULL DEFAULT 0,           -- records on which an expression of the view failed
     state_pieces bigint NOT NULL DEFAULT 0,           -- rows of tidegate.state that there must be
-    floor        timestamptz                          -- windows that start at or before it began before the view was added
+    floor        timestamptz,                         -- windows that start at or before it began before the view was added
+    starts       bigint[] NOT NULL DEFAULT '{}'       -- by partition: the first offset that the view takes in
 ) WITH (fillfactor = 50);
 
 -- Every rejected and every late record, and every row that the database refused. view is '' for rejects of a whole source.
@@ -75,12 +76,13 @@ CREATE TABLE IF NOT EXISTS tidegate.dead_letters (
 CREATE TABLE IF NOT EXISTS tidegate.state (
     pipeline     text NOT NULL REFERENCES tidegate.pipelines ON DELETE CASCADE,
     view         text NOT NULL,
-    window_start bigint NOT NULL,                     -- microseconds since 1970-01-01 UTC
+    part         integer NOT NULL,                    -- 0: groups; n: entries of the n-th set of distinct values
+    window_start bigint NOT NULL,                     -- the pane's start, in microseconds since 1970-01-01 UTC
     piece        bigint NOT NULL,                     -- the commit_seq that wrote it; later pieces win
-    groups       bigint NOT NULL,
+    groups       bigint NOT NULL,                     -- rows of data
     digest       bytea NOT NULL,                      -- blake3 of data
     data         bytea NOT NULL,
-    PRIMARY KEY (pipeline, view, window_start, piece)
+    PRIMARY KEY (pipeline, view, part, window_start, piece)
 );
 ALTER TABLE tidegate.state ALTER COLUMN data SET STORAGE EXTERNAL;
 

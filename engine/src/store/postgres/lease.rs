@@ -8,8 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::postgres::{Session, Store};
+use async_trait::async_trait;
+
+use super::writer::PostgresWriter;
+use super::{Postgres, Session};
 use crate::error::Result;
+use crate::store::{Lease, Stop, Stored, Writer};
 use crate::time::clock;
 
 /// How often the owner beats, and how often a standby looks.
@@ -20,14 +24,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const SILENT_AFTER: Duration = Duration::from_millis(1_600);
 
 /// The lease of one pipeline.
-pub struct Lease {
+pub(super) struct PostgresLease {
+    store: Postgres,
+    pipeline: String,
     stop: tokio::sync::watch::Sender<bool>,
     commit_pid: Arc<AtomicI32>,
 }
 
-impl Lease {
+impl PostgresLease {
     /// Waits until this engine may own the pipeline. Ends early, with `None`, when `stopped` answers true.
-    pub async fn acquire(store: &Store, pipeline: &str, stopped: impl Fn() -> bool) -> Result<Option<Self>> {
+    pub(super) async fn acquire(store: &Postgres, pipeline: &str, stopped: Stop<'_>) -> Result<Option<Self>> {
         let session = store.connect("lease").await?;
         let mut seen: Option<(i64, Instant)> = None;
         let mut said = false;
@@ -56,18 +62,25 @@ impl Lease {
         }
         session.beat(pipeline, 0).await?;
         let (stop, watch) = tokio::sync::watch::channel(false);
-        let lease = Self { stop, commit_pid: Arc::new(AtomicI32::new(0)) };
-        tokio::spawn(beat(session, store.clone(), pipeline.to_string(), lease.commit_pid.clone(), watch));
-        Ok(Some(lease))
-    }
-
-    /// Tells which session commits, so that a successor can end it.
-    pub fn set_commit_pid(&self, pid: i32) {
-        self.commit_pid.store(pid, Ordering::Relaxed);
+        let commit_pid = Arc::new(AtomicI32::new(0));
+        tokio::spawn(beat(session, store.clone(), pipeline.to_string(), commit_pid.clone(), watch));
+        Ok(Some(Self { store: store.clone(), pipeline: pipeline.to_string(), stop, commit_pid }))
     }
 }
 
-impl Drop for Lease {
+#[async_trait]
+impl Lease for PostgresLease {
+    async fn claim(&self, topic: &str, topic_id: &str) -> Result<(Box<dyn Writer>, Stored)> {
+        let session = self.store.connect("commit").await?;
+        let stored = session.claim(&self.pipeline, topic, topic_id).await?;
+        let commit_pid = self.commit_pid.clone();
+        // A successor ends the session that commits.
+        let on_session = move |pid| commit_pid.store(pid, Ordering::Relaxed);
+        Ok((Box::new(PostgresWriter::new(self.store.clone(), session, &self.pipeline, on_session)), stored))
+    }
+}
+
+impl Drop for PostgresLease {
     fn drop(&mut self) {
         // The receiver may be gone already; then there is nothing to stop.
         let _ = self.stop.send(true);
@@ -77,7 +90,7 @@ impl Drop for Lease {
 /// Beats until told to stop. A lost session is opened again; the lock is then free or another's, which the fence decides.
 async fn beat(
     mut session: Session,
-    store: Store,
+    store: Postgres,
     pipeline: String,
     commit_pid: Arc<AtomicI32>,
     mut stop: tokio::sync::watch::Receiver<bool>,

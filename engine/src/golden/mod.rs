@@ -1,0 +1,135 @@
+//! Golden files: unit tests for streaming SQL. `tidegate test` runs users' own, and our behaviour is pinned by them.
+//!
+//! A file is a sqllogictest file whose statements may be our verbs (`docs/testing.md`):
+//!
+//! ```text
+//!  feed · commit · checkpoint · advance · now · crash · restart · forget · drop · check · expire
+//!     │       │                                │
+//!     ▼       ▼                                ▼
+//!  log in memory ─► the pipeline itself ─► a store: memory, or any other ─► queries by DataFusion
+//! ```
+//!
+//! Only the log, the clock and the order of things are the test's. What runs between them is the code that runs in
+//! production: the same recovery, the same loop's turn, the same commit. So a file may be run again with a crash after
+//! each commit, or with more commits than it asks for, and must give the same answers ([`Variation`]).
+
+mod stage;
+mod tables;
+mod verbs;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+
+use sqllogictest::{
+    DBOutput, DefaultColumnType, Runner, default_column_validator, default_normalizer, default_validator,
+};
+
+use crate::error::{Error, Result};
+use crate::store::Store;
+pub use stage::{Stage, Variation};
+
+/// How a file is run.
+#[derive(Clone)]
+pub struct Options {
+    /// `.sql` files, or directories of them, whose statements every file starts with.
+    pub queries: Vec<PathBuf>,
+    /// What the harness does besides.
+    pub variation: Variation,
+    /// Where results go; nothing may be in it.
+    pub store: Arc<dyn Store>,
+    /// Runs what is asynchronous.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// Runs one file. The error is the first difference, with the file, the line and both sides.
+pub fn run(file: &Path, options: &Options) -> Result<(), String> {
+    let mut runner = runner(file, options)?;
+    runner.run_file(file).map_err(|error| error.display(false).to_string())
+}
+
+/// Runs one file and writes what comes out as what is expected.
+pub fn accept(file: &Path, options: &Options) -> Result<(), String> {
+    let mut runner = runner(file, options)?;
+    let update = runner.update_test_file(file, " ", default_validator, default_normalizer, default_column_validator);
+    futures::executor::block_on(update).map_err(|error| error.to_string())
+}
+
+/// The `.slt` files at or below a path, sorted.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    let cannot = |error: std::io::Error| {
+        Error::configuration("TG-TEST-FILES", format!("cannot read {}: {error}", path.display()))
+            .hint("name a .slt file, or a directory of them")
+    };
+    let mut found = Vec::new();
+    if std::fs::metadata(path).map_err(cannot)?.is_file() {
+        found.push(path.to_path_buf());
+    } else {
+        for entry in std::fs::read_dir(path).map_err(cannot)? {
+            let entry = entry.map_err(cannot)?.path();
+            if entry.is_dir() {
+                found.extend(files(&entry)?);
+            } else if entry.extension().is_some_and(|extension| extension == "slt") {
+                found.push(entry);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+type Made = Runner<Hand, Box<dyn FnMut() -> std::future::Ready<Result<Hand>>>>;
+
+fn runner(file: &Path, options: &Options) -> Result<Made, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let (file, options) = (file.to_path_buf(), options.clone());
+    let make: Box<dyn FnMut() -> std::future::Ready<Result<Hand>>> =
+        Box::new(move || std::future::ready(Hand::new(file.clone(), text.clone(), options.clone())));
+    Ok(Runner::new(make))
+}
+
+type Answer = Result<Option<Vec<Vec<String>>>>;
+
+/// The runner's hand on the stage, which has a thread of its own: the runner is an executor, and so is the engine.
+struct Hand {
+    texts: mpsc::Sender<String>,
+    answers: mpsc::Receiver<Answer>,
+}
+
+impl Hand {
+    fn new(file: PathBuf, text: String, options: Options) -> Result<Self> {
+        let (texts, asked) = mpsc::channel::<String>();
+        let (answer, answers) = mpsc::channel::<Answer>();
+        let play = move || {
+            let mut stage = Stage::new(&file, &text, &options);
+            while let Ok(text) = asked.recv() {
+                let answered = match &mut stage {
+                    Ok(stage) => stage.run(&text),
+                    Err(error) => Err(error.clone()),
+                };
+                if answer.send(answered).is_err() {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("stage".to_string()).spawn(play);
+        thread.map_err(|error| Error::bug(format!("no thread: {error}")))?;
+        Ok(Self { texts, answers })
+    }
+}
+
+impl sqllogictest::DB for Hand {
+    type Error = Error;
+    type ColumnType = DefaultColumnType;
+
+    fn run(&mut self, text: &str) -> Result<DBOutput<DefaultColumnType>> {
+        let gone = |_| Error::bug("the stage has ended");
+        self.texts.send(text.to_string()).map_err(|_| gone(()))?;
+        Ok(match self.answers.recv().map_err(|_| gone(()))?? {
+            None => DBOutput::StatementComplete(0),
+            Some(rows) => {
+                let columns = rows.first().map_or(0, Vec::len);
+                DBOutput::Rows { types: vec![DefaultColumnType::Any; columns], rows }
+            }
+        })
+    }
+}

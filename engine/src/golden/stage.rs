@@ -1,0 +1,301 @@
+//! The stage of one golden file: what is declared, what was fed, what runs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::verbs::{self, Verb};
+use super::{Options, tables};
+use crate::error::{Error, Result};
+use crate::log::memory::{Fed, MemoryLog};
+use crate::metrics::Metrics;
+use crate::pipeline::{Epoch, Pipeline, Running};
+use crate::recovery;
+use crate::settings::Settings;
+use crate::sql::planned::Table;
+use crate::sql::{Catalog, statements_of};
+use crate::store::{Lease, Settled};
+use crate::time::clock::{Clock, Manual};
+
+/// What the harness does besides what the file says. The answers must be the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Variation {
+    /// Nothing.
+    #[default]
+    AsWritten,
+    /// A crash after each commit.
+    CrashEachCommit,
+    /// A crash after each commit, and every other commit carries a checkpoint.
+    CrashEachCheckpoint,
+    /// Commits between records, as this seed has them.
+    ExtraCommits(u64),
+}
+
+/// 2100-01-01: nothing lies in the future unless the file sets the clock.
+const FAR: i64 = 4_102_444_800_000_000;
+
+/// What runs of one source.
+struct Played {
+    pipeline: Pipeline,
+    lease: Box<dyn Lease>,
+    running: Running,
+    /// Read, and not yet committed.
+    read: Epoch,
+}
+
+/// A stage.
+pub struct Stage {
+    file: PathBuf,
+    options: Options,
+    /// Declarations by name, in their order.
+    declared: Vec<(String, String)>,
+    /// Topics' partitions that the file mentions, by source.
+    partitions: BTreeMap<String, usize>,
+    log: MemoryLog,
+    clock: Arc<Manual>,
+    played: Option<Vec<Played>>,
+    /// Every table that there ever was.
+    tables: Vec<Table>,
+    random: u64,
+    commits: u64,
+}
+
+impl Stage {
+    /// A stage on which nothing runs yet.
+    pub fn new(file: &Path, text: &str, options: &Options) -> Result<Self> {
+        let mut partitions: BTreeMap<String, usize> = BTreeMap::new();
+        for line in text.lines().filter_map(|line| line.trim().strip_prefix("feed ")) {
+            let to = line.split_whitespace().next().unwrap_or_default();
+            let (source, partition) = to.split_once('/').unwrap_or((to, "0"));
+            let held = partitions.entry(source.to_string()).or_default();
+            *held = (*held).max(partition.parse::<usize>().unwrap_or_default() + 1);
+        }
+        let mut stage = Self {
+            file: file.to_path_buf(),
+            options: options.clone(),
+            declared: Vec::new(),
+            partitions,
+            log: MemoryLog::new(),
+            clock: Arc::new(Manual::at(FAR)),
+            played: None,
+            tables: Vec::new(),
+            random: match options.variation {
+                Variation::ExtraCommits(seed) => seed | 1,
+                _ => 0,
+            },
+            commits: 0,
+        };
+        for path in &options.queries {
+            for (_, text) in crate::sql::read_files(path)? {
+                stage.declare(&text)?;
+            }
+        }
+        Ok(stage)
+    }
+
+    /// Runs a statement or a query of the file; the rows of a query.
+    pub fn run(&mut self, text: &str) -> Result<Option<Vec<Vec<String>>>> {
+        let first = text.trim_start().split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_lowercase();
+        match first.as_str() {
+            "create" => {
+                self.declare(text)?;
+                Ok(None)
+            }
+            "select" | "with" | "values" | "describe" | "explain" => {
+                self.play()?;
+                let query = tables::query(self.options.store.as_ref(), &self.tables, text);
+                self.options.runtime.block_on(query).map(Some)
+            }
+            _ => {
+                for line in text.lines().filter(|line| !line.trim().is_empty()) {
+                    self.perform(verbs::parse(line)?)?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn declare(&mut self, text: &str) -> Result<()> {
+        for (name, statement) in statements_of(&self.file.display().to_string(), text)? {
+            match self.declared.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, held)) => *held = statement,
+                None => self.declared.push((name, statement)),
+            }
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, verb: Verb) -> Result<()> {
+        match verb {
+            Verb::Feed { source, partition, records } => self.feed(&source, partition, records),
+            Verb::FeedFile { source, partition, file, like } => {
+                let path = self.file.parent().unwrap_or(Path::new(".")).join(&file);
+                let text = std::fs::read(&path).map_err(|error| {
+                    Error::configuration("TG-TEST-FILES", format!("cannot read {}: {error}", path.display()))
+                })?;
+                let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+                let records = lines.map(|line| Fed { payload: Some(line.to_vec()), ..like.clone() }).collect();
+                self.feed(&source, partition, records)
+            }
+            Verb::Partitions(source, count) => {
+                self.partitions.insert(source.clone(), count);
+                if let Some(topic) = self.topic(&source) {
+                    self.log.ensure(&topic, count);
+                }
+                Ok(())
+            }
+            Verb::Commit { checkpoint } => self.commit(checkpoint),
+            Verb::Advance(us) => {
+                self.clock.advance(us);
+                Ok(())
+            }
+            Verb::Now(us) => {
+                self.clock.set_wall(us);
+                Ok(())
+            }
+            Verb::Crash => self.crash(),
+            Verb::Restart => {
+                self.played = None;
+                self.play()
+            }
+            Verb::Forget(name) => {
+                let before = self.declared.len();
+                self.declared.retain(|(known, _)| *known != name);
+                if self.declared.len() == before {
+                    return Err(Error::query(
+                        "TG-TEST-VERB",
+                        format!("forget {name}: nothing of that name is declared"),
+                    ));
+                }
+                Ok(())
+            }
+            Verb::Drop(name) => {
+                if self.options.runtime.block_on(self.options.store.drop_view(&name))? {
+                    Ok(())
+                } else {
+                    Err(Error::configuration("TG-VIEW", format!("there is no view {name}")))
+                }
+            }
+            Verb::Check => self.catalog().map(|_| ()),
+            Verb::Expire => {
+                for played in self.played.iter().flatten() {
+                    self.options.runtime.block_on(played.pipeline.expire(played.running.frontier))?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn catalog(&self) -> Result<Catalog> {
+        let file = self.file.display().to_string();
+        let text: Vec<String> = self.declared.iter().map(|(_, statement)| format!("{statement};")).collect();
+        Catalog::of_texts(&[(file, text.join("\n"))], |name| std::env::var(name).ok()).map_err(|errors| {
+            let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            Error::query("TG-CHECK", told.join("\n"))
+        })
+    }
+
+    fn topic(&self, source: &str) -> Option<String> {
+        let played = self.played.iter().flatten().find(|played| played.pipeline.source.source.name == source);
+        played.map(|played| played.pipeline.source.source.options.topic.clone())
+    }
+
+    /// Starts what is declared, unless it runs.
+    fn play(&mut self) -> Result<()> {
+        if self.played.is_some() {
+            return Ok(());
+        }
+        let catalog = self.catalog()?;
+        let mut settings = Settings::default();
+        settings.engine.emit_every_ms = 0;
+        let mut views: Vec<Arc<_>> = catalog.views.into_iter().map(Arc::new).collect();
+        for view in &views {
+            self.tables.retain(|table| table.name != view.table.name);
+            self.tables.push(view.table.clone());
+        }
+        let mut started = Vec::new();
+        let metrics = Metrics::new()?;
+        for source in catalog.sources {
+            let name = source.source.name.clone();
+            let (own, others) = views.into_iter().partition(|view| view.source == name);
+            views = others;
+            self.log.ensure(&source.source.options.topic, self.partitions.get(&name).copied().unwrap_or(1));
+            let pipeline = Pipeline {
+                source,
+                views: own,
+                settings: settings.clone(),
+                log: Arc::new(self.log.clone()),
+                store: self.options.store.clone(),
+                clock: Clock::Manual(self.clock.clone()),
+                runtime: self.options.runtime.clone(),
+                stop: Arc::new(AtomicBool::new(false)),
+                until_caught_up: false,
+                metrics: metrics.pipeline(&name),
+            };
+            if pipeline.views.is_empty() {
+                continue;
+            }
+            self.options.runtime.block_on(pipeline.store.migrate())?;
+            let lease = self.options.runtime.block_on(pipeline.store.lease(&name, &|| false))?;
+            let lease = lease.ok_or_else(|| Error::bug("a lease was not given"))?;
+            let mut running = recovery::recover(&pipeline, lease.as_ref())?;
+            let mut read = Epoch::default();
+            if self.commits > 0 {
+                // As an engine does that goes on polling: what lies at its end is known to.
+                pipeline.drain(&mut running, &mut read)?;
+            }
+            started.push(Played { pipeline, lease, running, read });
+        }
+        self.played = Some(started);
+        Ok(())
+    }
+
+    fn feed(&mut self, source: &str, partition: usize, records: Vec<Fed>) -> Result<()> {
+        self.play()?;
+        let topic = self.topic(source).ok_or_else(|| {
+            Error::query("TG-TEST-VERB", format!("feed {source}: there is no such source with a view"))
+        })?;
+        for record in records {
+            self.log.feed(&topic, partition, record)?;
+            // Xorshift: which commits are extra must only differ, and be the same for the same seed.
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            if self.random % 2 == 1 {
+                self.commit(self.random % 8 == 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, checkpoint: bool) -> Result<()> {
+        self.play()?;
+        self.commits += 1;
+        let variation = self.options.variation;
+        let checkpoint = checkpoint || (variation == Variation::CrashEachCheckpoint && self.commits % 2 == 0);
+        for played in self.played.iter_mut().flatten() {
+            let Played { pipeline, lease, running, read } = played;
+            pipeline.drain(running, read)?;
+            let Some(commit) = pipeline.turn(running, std::mem::take(read), checkpoint)? else { continue };
+            if pipeline.settle(running, commit)? == Settled::Aborted {
+                *running = recovery::recover(pipeline, lease.as_ref())?;
+            }
+        }
+        if matches!(variation, Variation::CrashEachCommit | Variation::CrashEachCheckpoint) {
+            self.crash()?;
+        }
+        Ok(())
+    }
+
+    /// Drops every pipeline's memory and recovers from the store and the log.
+    fn crash(&mut self) -> Result<()> {
+        self.play()?;
+        for played in self.played.iter_mut().flatten() {
+            played.read = Epoch::default();
+            played.running = recovery::recover(&played.pipeline, played.lease.as_ref())?;
+            played.pipeline.drain(&mut played.running, &mut played.read)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,380 @@
+//! The store in memory: what a commit means, in as few lines as it takes. Golden files run on it, and users' own tests.
+//!
+//! It keeps every promise of [`Store`] but durability: a test's crash drops the pipeline's memory and not this.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::row::{OwnedRow, RowConverter, SortField};
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::pieces::{STATE_VERSION, unpack};
+use super::status::{DeadLetterRow, PartitionStatus, PipelineStatus, Status, ViewStatus};
+use super::{
+    Commit, Expired, FoundPiece, Lease, Settled, Stop, Store, Stored, StoredPartition, StoredView, ViewStart, Writer,
+    expired_rows,
+};
+use crate::error::{Error, Result};
+use crate::sql::planned::Table;
+use crate::time::NONE;
+use crate::view::Counts;
+
+/// Everything that was committed.
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    held: Arc<Mutex<Held>>,
+}
+
+#[derive(Default)]
+struct Held {
+    pipelines: BTreeMap<String, Pipeline>,
+    tables: BTreeMap<String, Rows>,
+}
+
+struct Pipeline {
+    epoch: i64,
+    seq: i64,
+    id: Uuid,
+    topic: String,
+    topic_id: String,
+    frontier: i64,
+    checkpoint_seq: i64,
+    state_version: String,
+    read: i64,
+    decoded: i64,
+    rejected: i64,
+    partitions: BTreeMap<i32, StoredPartition>,
+    views: BTreeMap<String, View>,
+    dead_letters: Vec<DeadLetterRow>,
+    /// By view, part, window and commit.
+    state: BTreeMap<(String, i32, i64, i64), (i64, Vec<u8>, Vec<u8>)>,
+}
+
+struct View {
+    stored: StoredView,
+    closed_until: i64,
+    counts: Counts,
+}
+
+/// The rows of one table by key, both encoded so that they compare.
+struct Rows {
+    table: Table,
+    keys: RowConverter,
+    values: RowConverter,
+    rows: BTreeMap<OwnedRow, OwnedRow>,
+}
+
+impl Rows {
+    fn new(table: &Table) -> Result<Self> {
+        let fields = |columns: Vec<&crate::sql::planned::TableColumn>| {
+            RowConverter::new(columns.iter().map(|c| SortField::new(c.data_type.clone())).collect())
+        };
+        Ok(Self {
+            table: table.clone(),
+            keys: fields(table.key().collect())?,
+            values: fields(table.columns.iter().collect())?,
+            rows: BTreeMap::new(),
+        })
+    }
+
+    fn upsert(&mut self, batch: &RecordBatch) -> Result<()> {
+        let key: Vec<_> = self.table.columns.iter().zip(batch.columns()).filter(|(c, _)| c.key_of.is_some()).collect();
+        let key: Vec<_> = key.into_iter().map(|(_, array)| array.clone()).collect();
+        let (keys, values) = (self.keys.convert_columns(&key)?, self.values.convert_columns(batch.columns())?);
+        for (key, value) in keys.iter().zip(values.iter()) {
+            self.rows.insert(key.owned(), value.owned());
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, keys: &RecordBatch) -> Result<()> {
+        for key in &self.keys.convert_columns(keys.columns())? {
+            self.rows.remove(&key.owned());
+        }
+        Ok(())
+    }
+
+    fn batch(&self) -> Result<RecordBatch> {
+        let columns = self.values.convert_rows(self.rows.values().map(OwnedRow::row))?;
+        Ok(RecordBatch::try_new(self.table.schema(), columns)?)
+    }
+}
+
+impl MemoryStore {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn pipeline(&mut self, name: &str) -> Result<&mut Pipeline> {
+        self.pipelines.get_mut(name).ok_or_else(|| Error::bug(format!("pipeline {name} was never claimed")))
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn migrate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn lease(&self, pipeline: &str, _: Stop<'_>) -> Result<Option<Box<dyn Lease>>> {
+        Ok(Some(Box::new(MemoryLease { store: self.clone(), pipeline: pipeline.to_string() })))
+    }
+
+    async fn status(&self) -> Result<Status> {
+        let held = self.held();
+        let mut status = Status::default();
+        for (name, p) in &held.pipelines {
+            status.pipelines.push(PipelineStatus {
+                pipeline: name.clone(),
+                topic: p.topic.clone(),
+                commits: p.seq,
+                watermark: p.frontier,
+                read: p.read,
+                decoded: p.decoded,
+                rejected: p.rejected,
+            });
+            status.partitions.extend(p.partitions.values().map(|partition| PartitionStatus {
+                pipeline: name.clone(),
+                partition: partition.partition,
+                next_offset: partition.next_offset,
+                watermark: partition.watermark,
+                idle: partition.idle,
+            }));
+            status.views.extend(p.views.values().map(|view| ViewStatus {
+                view: view.stored.view.clone(),
+                pipeline: name.clone(),
+                fingerprint: view.stored.fingerprint.clone(),
+                closed_until: view.closed_until,
+                counts: view.counts,
+            }));
+        }
+        Ok(status)
+    }
+
+    async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>> {
+        let held = self.held();
+        Ok(held.pipelines.values().flat_map(|p| p.dead_letters.iter().rev().take(newest).cloned()).collect())
+    }
+
+    async fn rows(&self, table: &Table, newest: Option<usize>) -> Result<RecordBatch> {
+        let held = self.held();
+        let batch = match held.tables.get(&table.name) {
+            Some(rows) => rows.batch()?,
+            None => RecordBatch::new_empty(table.schema()),
+        };
+        let from = newest.map_or(0, |newest| batch.num_rows().saturating_sub(newest));
+        Ok(batch.slice(from, batch.num_rows() - from))
+    }
+
+    async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64> {
+        let mut held = self.held();
+        let Some(rows) = held.tables.get_mut(&table.name) else { return Ok(0) };
+        let keys = expired_rows(table, &rows.batch()?, &expired)?;
+        rows.delete(&keys)?;
+        Ok(keys.num_rows() as u64)
+    }
+
+    async fn drop_view(&self, view: &str) -> Result<bool> {
+        let mut held = self.held();
+        let mut found = false;
+        for pipeline in held.pipelines.values_mut() {
+            if pipeline.views.remove(view).is_some() {
+                found = true;
+                pipeline.epoch += 1;
+                pipeline.state.retain(|(of, ..), _| of != view);
+            }
+        }
+        held.tables.remove(view);
+        Ok(found)
+    }
+}
+
+struct MemoryLease {
+    store: MemoryStore,
+    pipeline: String,
+}
+
+#[async_trait]
+impl Lease for MemoryLease {
+    async fn claim(&self, topic: &str, topic_id: &str) -> Result<(Box<dyn Writer>, Stored)> {
+        let mut held = self.store.held();
+        let pipeline = held.pipelines.entry(self.pipeline.clone()).or_insert_with(|| Pipeline {
+            epoch: 0,
+            seq: 0,
+            id: Uuid::nil(),
+            topic: topic.to_string(),
+            topic_id: topic_id.to_string(),
+            frontier: NONE,
+            checkpoint_seq: 0,
+            state_version: String::new(),
+            read: 0,
+            decoded: 0,
+            rejected: 0,
+            partitions: BTreeMap::new(),
+            views: BTreeMap::new(),
+            dead_letters: Vec::new(),
+            state: BTreeMap::new(),
+        });
+        super::same_topic(&self.pipeline, &pipeline.topic, topic)?;
+        pipeline.epoch += 1;
+        let stored = Stored {
+            epoch: pipeline.epoch,
+            seq: pipeline.seq,
+            frontier: pipeline.frontier,
+            topic_id: pipeline.topic_id.clone(),
+            checkpoint_seq: pipeline.checkpoint_seq,
+            state_version: pipeline.state_version.clone(),
+            partitions: pipeline.partitions.values().copied().collect(),
+            views: pipeline.views.values().map(|view| view.stored.clone()).collect(),
+        };
+        let writer = MemoryWriter { store: self.store.clone(), pipeline: self.pipeline.clone(), tables: Vec::new() };
+        Ok((Box::new(writer), stored))
+    }
+}
+
+struct MemoryWriter {
+    store: MemoryStore,
+    pipeline: String,
+    tables: Vec<Table>,
+}
+
+#[async_trait]
+impl Writer for MemoryWriter {
+    async fn topic_id(&mut self) -> Result<String> {
+        Ok(self.store.held().pipeline(&self.pipeline)?.topic_id.clone())
+    }
+
+    async fn begin_partitions(&mut self, epoch: i64, starts: &[(i32, i64)]) -> Result<()> {
+        let mut held = self.store.held();
+        let pipeline = held.pipeline(&self.pipeline)?;
+        if pipeline.epoch != epoch {
+            return Err(Error::fenced(format!("pipeline {}: epoch {epoch} is over", self.pipeline)));
+        }
+        for (partition, start) in starts {
+            pipeline.partitions.insert(*partition, StoredPartition::beginning(*partition, *start));
+        }
+        Ok(())
+    }
+
+    async fn begin_view(&mut self, start: &ViewStart<'_>) -> Result<()> {
+        let mut held = self.store.held();
+        let stored = StoredView {
+            view: start.view.to_string(),
+            fingerprint: start.fingerprint.to_string(),
+            floor: start.floor,
+            starts: start.starts.to_vec(),
+            pieces: 0,
+        };
+        let view = View { stored, closed_until: NONE, counts: Counts::default() };
+        held.pipeline(&self.pipeline)?.views.insert(start.view.to_string(), view);
+        Ok(())
+    }
+
+    async fn open_table(&mut self, table: &Table) -> Result<()> {
+        self.tables.push(table.clone());
+        let mut held = self.store.held();
+        if !held.tables.contains_key(&table.name) {
+            let rows = Rows::new(table)?;
+            held.tables.insert(table.name.clone(), rows);
+        }
+        Ok(())
+    }
+
+    async fn load_state(&mut self) -> Result<Vec<FoundPiece>> {
+        let mut held = self.store.held();
+        let pieces =
+            held.pipeline(&self.pipeline)?.state.iter().map(|((view, part, window_start, seq), held)| FoundPiece {
+                view: view.clone(),
+                part: *part,
+                window_start: *window_start,
+                seq: *seq,
+                groups: unpack(held.0, &held.1, &held.2),
+            });
+        Ok(pieces.collect())
+    }
+
+    async fn future_rejects(&mut self, from: &[(i32, i64)]) -> Result<Vec<(i32, i64)>> {
+        let mut held = self.store.held();
+        let letters = &held.pipeline(&self.pipeline)?.dead_letters;
+        let future = letters.iter().filter(|letter| letter.reason == "future" && letter.view.is_empty());
+        let all = future.flat_map(|letter| letter.all_offsets().into_iter().map(|offset| (letter.partition, offset)));
+        Ok(all.filter(|(p, offset)| from.iter().any(|(part, start)| part == p && offset >= start)).collect())
+    }
+
+    async fn commit(&mut self, commit: &Commit, _: Stop<'_>) -> Result<Settled> {
+        let mut held = self.store.held();
+        let Held { pipelines, tables } = &mut *held;
+        let pipeline = pipelines
+            .get_mut(&self.pipeline)
+            .ok_or_else(|| Error::bug(format!("pipeline {} vanished", self.pipeline)))?;
+        if pipeline.epoch != commit.epoch {
+            return Err(super::fenced(commit, pipeline.epoch));
+        }
+        let fits = |pipeline: &Pipeline| {
+            let starts = |moved: &super::Move| {
+                pipeline.partitions.get(&moved.range.partition).is_some_and(|p| p.next_offset == moved.range.from)
+            };
+            pipeline.seq + 1 == commit.seq && commit.moves.iter().all(starts)
+        };
+        if !fits(pipeline) {
+            return Ok(if pipeline.id == commit.id { Settled::Committed } else { Settled::Aborted });
+        }
+        for view in &commit.views {
+            let rows = tables.get_mut(&self.tables[view.view].name).ok_or_else(|| Error::bug("a view has no table"))?;
+            for keys in &view.write.deletes {
+                rows.delete(keys)?;
+            }
+            for batch in &view.write.upserts {
+                rows.upsert(batch)?;
+            }
+        }
+        pipeline.apply(commit, &self.tables);
+        Ok(Settled::Committed)
+    }
+}
+
+impl Pipeline {
+    /// What cannot fail.
+    fn apply(&mut self, commit: &Commit, tables: &[Table]) {
+        (self.seq, self.id, self.frontier) = (commit.seq, commit.id, commit.frontier);
+        self.read += commit.read;
+        self.decoded += commit.decoded;
+        self.rejected += commit.rejected;
+        let topic = self.topic.clone();
+        self.dead_letters
+            .extend(commit.dead_letters.iter().map(|letter| DeadLetterRow::of(letter, &commit.pipeline, &topic)));
+        for view in &commit.views {
+            let name = &tables[view.view].name;
+            if let Some(bound) = view.drop_state_before {
+                self.state.retain(|(of, _, start, _), _| of != name || *start >= bound);
+            }
+            if let Some(held) = self.views.get_mut(name) {
+                held.counts += view.counts;
+                held.closed_until = commit.frontier;
+                held.stored.pieces = view.pieces;
+            }
+        }
+        if let Some(pieces) = &commit.checkpoint {
+            (self.checkpoint_seq, self.state_version) = (commit.seq, STATE_VERSION.to_string());
+            if commit.resets_state {
+                self.state.clear();
+            }
+            for piece in pieces {
+                let key = |seq| (piece.view.clone(), piece.part, piece.window_start, seq);
+                for replaced in &piece.replaces {
+                    self.state.remove(&key(*replaced));
+                }
+                self.state.insert(key(commit.seq), (piece.groups, piece.digest.clone(), piece.data.clone()));
+            }
+        }
+        for moved in &commit.moves {
+            if let Some(partition) = self.partitions.get_mut(&moved.range.partition) {
+                partition.advance(moved, commit.checkpoint.is_some());
+            }
+        }
+    }
+}

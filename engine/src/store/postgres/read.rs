@@ -1,0 +1,193 @@
+//! What people ask of Postgres, and what is done outside of commits.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use async_trait::async_trait;
+
+use super::lease::PostgresLease;
+use super::{Postgres, time};
+use crate::error::Result;
+use crate::sink::quoted;
+use crate::sql::planned::Table;
+use crate::store::status::{DeadLetterRow, PartitionStatus, PipelineStatus, Status, ViewStatus};
+use crate::store::{Expired, Lease, Stop, Store};
+use crate::time::NONE;
+use crate::view::Counts;
+
+/// A time column in microseconds.
+fn us(column: &str) -> String {
+    format!("coalesce((extract(epoch FROM {column}) * 1000000)::bigint, {NONE})")
+}
+
+#[async_trait]
+impl Store for Postgres {
+    async fn migrate(&self) -> Result<()> {
+        self.create_tables().await
+    }
+
+    async fn lease(&self, pipeline: &str, stop: Stop<'_>) -> Result<Option<Box<dyn Lease>>> {
+        let lease = PostgresLease::acquire(self, pipeline, stop).await?;
+        Ok(lease.map(|lease| Box::new(lease) as Box<dyn Lease>))
+    }
+
+    async fn status(&self) -> Result<Status> {
+        let session = self.connect("read").await?;
+        session.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let pipelines = session
+            .all(
+                &format!(
+                    "SELECT pipeline, topic, commit_seq, {}, records_read, records_decoded, records_rejected FROM tidegate.pipelines ORDER BY 1",
+                    us("watermark")
+                ),
+                &[],
+            )
+            .await?;
+        let partitions = session
+            .all(
+                &format!(
+                    "SELECT pipeline, part, next_offset, {}, idle FROM tidegate.progress ORDER BY 1, 2",
+                    us("watermark")
+                ),
+                &[],
+            )
+            .await?;
+        let views = session
+            .all(
+                &format!(
+                    "SELECT view, pipeline, fingerprint, {}, decoded, filtered, accepted, late, failed FROM tidegate.view_progress ORDER BY pipeline, view",
+                    us("closed_until")
+                ),
+                &[],
+            )
+            .await?;
+        session.batch("COMMIT").await?;
+        Ok(Status {
+            pipelines: pipelines
+                .iter()
+                .map(|row| PipelineStatus {
+                    pipeline: row.get(0),
+                    topic: row.get(1),
+                    commits: row.get(2),
+                    watermark: row.get(3),
+                    read: row.get(4),
+                    decoded: row.get(5),
+                    rejected: row.get(6),
+                })
+                .collect(),
+            partitions: partitions
+                .iter()
+                .map(|row| PartitionStatus {
+                    pipeline: row.get(0),
+                    partition: row.get(1),
+                    next_offset: row.get(2),
+                    watermark: row.get(3),
+                    idle: row.get(4),
+                })
+                .collect(),
+            views: views
+                .iter()
+                .map(|row| ViewStatus {
+                    view: row.get(0),
+                    pipeline: row.get(1),
+                    fingerprint: row.get(2),
+                    closed_until: row.get(3),
+                    counts: Counts {
+                        decoded: row.get(4),
+                        filtered: row.get(5),
+                        accepted: row.get(6),
+                        late: row.get(7),
+                        failed: row.get(8),
+                    },
+                })
+                .collect(),
+        })
+    }
+
+    async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>> {
+        let session = self.connect("read").await?;
+        let newest = i64::try_from(newest).unwrap_or(i64::MAX);
+        let rows = session
+            .all(
+                "SELECT pipeline, view, part, \"offset\", reason, topic, count, more_offsets, detail, payload FROM tidegate.dead_letters \
+                 ORDER BY recorded_at DESC, part, \"offset\" LIMIT $1",
+                &[&newest],
+            )
+            .await?;
+        Ok(rows
+            .iter()
+            .map(|row| DeadLetterRow {
+                pipeline: row.get(0),
+                view: row.get(1),
+                partition: row.get(2),
+                offset: row.get(3),
+                reason: row.get(4),
+                topic: row.get(5),
+                count: row.get(6),
+                offsets: row.get(7),
+                detail: row.get(8),
+                payload: row.get(9),
+            })
+            .collect())
+    }
+
+    async fn rows(&self, table: &Table, newest: Option<usize>) -> Result<RecordBatch> {
+        let session = self.connect("read").await?;
+        let exists = session.one("SELECT to_regclass($1) IS NOT NULL", &[&quoted(&table.name)]).await?;
+        if !exists.get::<_, bool>(0) {
+            return Ok(RecordBatch::new_empty(table.schema()));
+        }
+        // As text, which the server writes and Arrow reads exactly, so that no second set of binary formats is needed.
+        let columns: Vec<String> = table.columns.iter().map(|c| format!("{}::text", quoted(&c.name))).collect();
+        let order = |direction: &str| {
+            table.key().map(|c| format!("{} {direction}", quoted(&c.name))).collect::<Vec<_>>().join(", ")
+        };
+        let limit = newest.map_or_else(String::new, |newest| format!("LIMIT {newest}"));
+        let (name, list) = (quoted(&table.name), columns.join(", "));
+        let mut rows =
+            session.all(&format!("SELECT {list} FROM {name} ORDER BY {} {limit}", order("DESC")), &[]).await?;
+        rows.reverse();
+        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(table.columns.len());
+        for (index, column) in table.columns.iter().enumerate() {
+            let text: StringArray = rows.iter().map(|row| row.get::<_, Option<&str>>(index)).collect();
+            let text: ArrayRef = Arc::new(text);
+            arrays.push(match &column.data_type {
+                // Boolean has no text in common.
+                DataType::Boolean => cast(&text, &DataType::Boolean)?,
+                other => cast(&text, other)?,
+            });
+        }
+        Ok(RecordBatch::try_new(table.schema(), arrays)?)
+    }
+
+    async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64> {
+        let session = self.connect("retention").await?;
+        let (name, column) = (quoted(&table.name), quoted(expired.column));
+        let sql = format!(
+            "DELETE FROM {name} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {name} WHERE {column} <= {} LIMIT {}))",
+            time("$1"),
+            expired.rows_max
+        );
+        session.run(&sql, &[&expired.until]).await
+    }
+
+    async fn drop_view(&self, view: &str) -> Result<bool> {
+        let session = self.connect("drop").await?;
+        session.batch("BEGIN").await?;
+        session
+            .run(
+                "UPDATE tidegate.pipelines SET epoch = epoch + 1 WHERE pipeline = (SELECT pipeline FROM tidegate.view_progress WHERE view = $1)",
+                &[&view],
+            )
+            .await?;
+        let found = session.run("DELETE FROM tidegate.view_progress WHERE view = $1", &[&view]).await? > 0;
+        if found {
+            session.run("DELETE FROM tidegate.state WHERE view = $1", &[&view]).await?;
+            session.batch(&format!("DROP TABLE IF EXISTS {}", quoted(view))).await?;
+        }
+        session.batch("COMMIT").await?;
+        Ok(found)
+    }
+}

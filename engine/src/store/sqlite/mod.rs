@@ -1,0 +1,397 @@
+//! The embedded store: one SQLite file, in WAL mode, written in immediate transactions.
+//!
+//! The same rows, the same fence, the same commit as on Postgres, so that what runs on a laptop is what runs in
+//! production. One process writes; any number may read. `synchronous = NORMAL` may lose the newest commits when the
+//! machine loses power, but only whole ones: results, offsets and state go back together, and the log is read again.
+
+mod commit;
+mod table;
+mod values;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use async_trait::async_trait;
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, Sqlite, SqliteConnection};
+
+use super::status::{DeadLetterRow, PartitionStatus, PipelineStatus, Status, ViewStatus};
+use super::{Expired, Lease, Stop, Store, Stored, StoredPartition, StoredView, Writer, holder, same_topic};
+use crate::error::{Error, Result};
+use crate::sink::quoted;
+use crate::sql::planned::Table;
+use crate::time::NONE;
+use crate::view::Counts;
+use commit::SqliteWriter;
+use table::TableSql;
+use values::Value;
+
+const SCHEMA: &str = include_str!("schema.sql");
+
+/// How long a statement waits for another writer.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a standby asks for the lock.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// A database file.
+#[derive(Debug, Clone)]
+pub struct SqliteStore {
+    path: PathBuf,
+}
+
+/// Why a statement failed.
+#[derive(Debug)]
+pub struct Told(Error);
+
+impl From<sqlx::Error> for Told {
+    fn from(error: sqlx::Error) -> Self {
+        let Some(told) = error.as_database_error() else {
+            return Self(Error::wait("TG-DATABASE-UNREACHABLE", format!("SQLite: {error}")));
+        };
+        // The primary code: busy, locked, I/O, corrupt, full, cannot open, read-only.
+        let code = told.code().and_then(|code| code.parse::<i32>().ok()).unwrap_or_default() & 0xff;
+        Self(match code {
+            5 | 6 | 10 | 13 | 14 => Error::wait("TG-DATABASE-UNREACHABLE", format!("SQLite: {}", told.message())),
+            _ => Error::configuration("TG-DATABASE", format!("SQLite refuses a statement: {}", told.message()))
+                .hint("is the file a Tidegate database of this version, and may we write it?"),
+        })
+    }
+}
+
+impl From<Error> for Told {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<Told> for Error {
+    fn from(told: Told) -> Self {
+        told.0
+    }
+}
+
+/// A statement with its values.
+fn bound<'q>(
+    mut query: Query<'q, Sqlite, SqliteArguments>,
+    values: impl IntoIterator<Item = Value>,
+) -> Query<'q, Sqlite, SqliteArguments> {
+    for value in values {
+        query = match value {
+            Value::Null => query.bind(None::<i64>),
+            Value::Integer(value) => query.bind(value),
+            Value::Real(value) => query.bind(value),
+            Value::Text(value) => query.bind(value),
+        };
+    }
+    query
+}
+
+/// A time as it is stored.
+fn time(us: i64) -> Option<i64> {
+    (us != NONE).then_some(us)
+}
+
+/// A time as it was stored.
+fn us(row: &SqliteRow, column: usize) -> i64 {
+    row.get::<Option<i64>, _>(column).unwrap_or(NONE)
+}
+
+impl SqliteStore {
+    /// The database in this file, which is made when it is first used.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_path_buf() }
+    }
+
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    async fn connect(&self) -> Result<SqliteConnection, Told> {
+        let options = SqliteConnectOptions::new()
+            .filename(&self.path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(BUSY_TIMEOUT)
+            .disable_statement_logging();
+        Ok(SqliteConnection::connect_with(&options).await?)
+    }
+
+    async fn has_table(connection: &mut SqliteConnection, name: &str) -> Result<bool, Told> {
+        let found = sqlx::query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?").bind(name);
+        Ok(found.fetch_optional(connection).await?.is_some())
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn migrate(&self) -> Result<()> {
+        let mut connection = self.connect().await?;
+        sqlx::raw_sql(SCHEMA).execute(&mut connection).await.map_err(Told::from)?;
+        Ok(())
+    }
+
+    async fn lease(&self, pipeline: &str, stop: Stop<'_>) -> Result<Option<Box<dyn Lease>>> {
+        let mut path = self.path.clone().into_os_string();
+        path.push(format!("-lease-{}", pipeline.replace(|c: char| !c.is_ascii_alphanumeric(), "_")));
+        let cannot = |error: std::io::Error| {
+            Error::configuration("TG-DATABASE-ACCESS", format!("cannot lock {}: {error}", Path::new(&path).display()))
+        };
+        let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(cannot)?;
+        let mut said = false;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(std::fs::TryLockError::Error(error)) => return Err(cannot(error)),
+                Err(std::fs::TryLockError::WouldBlock) if stop() => return Ok(None),
+                Err(std::fs::TryLockError::WouldBlock) => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::info!(pipeline, "standing by: another engine owns the pipeline");
+                    }
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+            }
+        }
+        Ok(Some(Box::new(SqliteLease { store: self.clone(), pipeline: pipeline.to_string(), _lock: lock })))
+    }
+
+    async fn status(&self) -> Result<Status> {
+        let mut connection = self.connect().await?;
+        let told = Told::from;
+        let mut status = Status::default();
+        // One read transaction: all three are of the same moment.
+        let mut reading = connection.begin().await.map_err(told)?;
+        for row in sqlx::query("SELECT pipeline, topic, commit_seq, watermark, records_read, records_decoded, records_rejected FROM tidegate_pipelines ORDER BY 1")
+            .fetch_all(&mut *reading)
+            .await
+            .map_err(told)?
+        {
+            status.pipelines.push(PipelineStatus {
+                pipeline: row.get(0),
+                topic: row.get(1),
+                commits: row.get(2),
+                watermark: us(&row, 3),
+                read: row.get(4),
+                decoded: row.get(5),
+                rejected: row.get(6),
+            });
+        }
+        for row in
+            sqlx::query("SELECT pipeline, part, next_offset, watermark, idle FROM tidegate_progress ORDER BY 1, 2")
+                .fetch_all(&mut *reading)
+                .await
+                .map_err(told)?
+        {
+            status.partitions.push(PartitionStatus {
+                pipeline: row.get(0),
+                partition: row.get(1),
+                next_offset: row.get(2),
+                watermark: us(&row, 3),
+                idle: row.get(4),
+            });
+        }
+        for row in sqlx::query("SELECT view, pipeline, fingerprint, closed_until, decoded, filtered, accepted, late, failed FROM tidegate_view_progress ORDER BY 2, 1")
+            .fetch_all(&mut *reading)
+            .await
+            .map_err(told)?
+        {
+            status.views.push(ViewStatus {
+                view: row.get(0),
+                pipeline: row.get(1),
+                fingerprint: row.get(2),
+                closed_until: us(&row, 3),
+                counts: Counts {
+                    decoded: row.get(4),
+                    filtered: row.get(5),
+                    accepted: row.get(6),
+                    late: row.get(7),
+                    failed: row.get(8),
+                },
+            });
+        }
+        Ok(status)
+    }
+
+    async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>> {
+        let mut connection = self.connect().await?;
+        let rows = sqlx::query(
+            "SELECT pipeline, view, part, \"offset\", reason, topic, count, more_offsets, detail, payload FROM tidegate_dead_letters ORDER BY rowid DESC LIMIT ?",
+        )
+        .bind(i64::try_from(newest).unwrap_or(i64::MAX))
+        .fetch_all(&mut connection)
+        .await
+        .map_err(Told::from)?;
+        Ok(rows
+            .iter()
+            .map(|row| DeadLetterRow {
+                pipeline: row.get(0),
+                view: row.get(1),
+                partition: row.get(2),
+                offset: row.get(3),
+                reason: row.get(4),
+                topic: row.get(5),
+                count: row.get(6),
+                offsets: row.get::<Option<String>, _>(7).and_then(|text| serde_json::from_str(&text).ok()),
+                detail: row.get(8),
+                payload: row.get(9),
+            })
+            .collect())
+    }
+
+    async fn rows(&self, table: &Table, newest: Option<usize>) -> Result<RecordBatch> {
+        let mut connection = self.connect().await?;
+        if !Self::has_table(&mut connection, &table.name).await? {
+            return Ok(RecordBatch::new_empty(table.schema()));
+        }
+        let select = TableSql::new(table).select(newest);
+        let mut rows = sqlx::query(AssertSqlSafe(select)).fetch_all(&mut connection).await.map_err(Told::from)?;
+        rows.reverse();
+        let columns = table.columns.iter().enumerate();
+        let arrays: Vec<ArrayRef> =
+            columns.map(|(index, column)| values::array(&rows, index, &column.data_type)).collect::<Result<_>>()?;
+        Ok(RecordBatch::try_new(table.schema(), arrays)?)
+    }
+
+    async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64> {
+        let mut connection = self.connect().await?;
+        let (name, column) = (quoted(&table.name), quoted(expired.column));
+        let sql = format!(
+            "DELETE FROM {name} WHERE rowid IN (SELECT rowid FROM {name} WHERE {column} <= ? LIMIT {})",
+            expired.rows_max
+        );
+        let done =
+            sqlx::query(AssertSqlSafe(sql)).bind(expired.until).execute(&mut connection).await.map_err(Told::from)?;
+        Ok(done.rows_affected())
+    }
+
+    async fn drop_view(&self, view: &str) -> Result<bool> {
+        let mut connection = self.connect().await?;
+        let told = Told::from;
+        let mut changing = connection.begin_with("BEGIN IMMEDIATE").await.map_err(told)?;
+        sqlx::query("UPDATE tidegate_pipelines SET epoch = epoch + 1 WHERE pipeline IN (SELECT pipeline FROM tidegate_view_progress WHERE view = ?)")
+            .bind(view)
+            .execute(&mut *changing)
+            .await
+            .map_err(told)?;
+        let found =
+            sqlx::query("DELETE FROM tidegate_view_progress WHERE view = ?").bind(view).execute(&mut *changing).await;
+        let found = found.map_err(told)?.rows_affected() > 0;
+        if found {
+            sqlx::query("DELETE FROM tidegate_state WHERE view = ?")
+                .bind(view)
+                .execute(&mut *changing)
+                .await
+                .map_err(told)?;
+            let drop = format!("DROP TABLE IF EXISTS {}", quoted(view));
+            sqlx::query(AssertSqlSafe(drop)).execute(&mut *changing).await.map_err(told)?;
+        }
+        changing.commit().await.map_err(told)?;
+        Ok(found)
+    }
+}
+
+/// Who holds the lock of the pipeline's file. It goes with the process.
+struct SqliteLease {
+    store: SqliteStore,
+    pipeline: String,
+    _lock: File,
+}
+
+#[async_trait]
+impl Lease for SqliteLease {
+    async fn claim(&self, topic: &str, topic_id: &str) -> Result<(Box<dyn Writer>, Stored)> {
+        let mut connection = self.store.connect().await?;
+        let (stored, was_topic) = claim(&mut connection, &self.pipeline, topic, topic_id).await?;
+        same_topic(&self.pipeline, &was_topic, topic)?;
+        Ok((Box::new(SqliteWriter::new(self.store.clone(), connection, &self.pipeline)), stored))
+    }
+}
+
+async fn claim(
+    connection: &mut SqliteConnection,
+    pipeline: &str,
+    topic: &str,
+    topic_id: &str,
+) -> Result<(Stored, String), Told> {
+    let mut claiming = connection.begin_with("BEGIN IMMEDIATE").await?;
+    sqlx::query("INSERT INTO tidegate_pipelines (pipeline, epoch, commit_seq, commit_id, holder, topic, topic_id) VALUES (?, 0, 0, '', ?, ?, ?) ON CONFLICT DO NOTHING")
+        .bind(pipeline)
+        .bind(holder())
+        .bind(topic)
+        .bind(topic_id)
+        .execute(&mut *claiming)
+        .await?;
+    let row = sqlx::query("UPDATE tidegate_pipelines SET epoch = epoch + 1, holder = ? WHERE pipeline = ? RETURNING epoch, commit_seq, watermark, topic_id, checkpoint_seq, state_version, topic")
+        .bind(holder())
+        .bind(pipeline)
+        .fetch_one(&mut *claiming)
+        .await?;
+    let partitions = sqlx::query("SELECT part, next_offset, checkpoint_offset, rebuild_from, watermark, checkpoint_watermark, rebuild_watermark, idle FROM tidegate_progress WHERE pipeline = ? ORDER BY part")
+        .bind(pipeline)
+        .fetch_all(&mut *claiming)
+        .await?;
+    let views = sqlx::query(
+        "SELECT view, fingerprint, floor, state_pieces, starts FROM tidegate_view_progress WHERE pipeline = ?",
+    )
+    .bind(pipeline)
+    .fetch_all(&mut *claiming)
+    .await?;
+    claiming.commit().await?;
+    let partition = |row: &SqliteRow| StoredPartition {
+        partition: row.get(0),
+        next_offset: row.get(1),
+        checkpoint_offset: row.get(2),
+        rebuild_from: row.get(3),
+        watermark: us(row, 4),
+        checkpoint_watermark: us(row, 5),
+        rebuild_watermark: us(row, 6),
+        idle: row.get(7),
+    };
+    let view = |row: &SqliteRow| StoredView {
+        view: row.get(0),
+        fingerprint: row.get(1),
+        floor: us(row, 2),
+        pieces: row.get(3),
+        starts: serde_json::from_str(row.get(4)).unwrap_or_default(),
+    };
+    let stored = Stored {
+        epoch: row.get(0),
+        seq: row.get(1),
+        frontier: us(&row, 2),
+        topic_id: row.get(3),
+        checkpoint_seq: row.get(4),
+        state_version: row.get(5),
+        partitions: partitions.iter().map(partition).collect(),
+        views: views.iter().map(view).collect(),
+    };
+    Ok((stored, row.get(6)))
+}
+
+/// Compares a table with what its view needs.
+async fn check_table(connection: &mut SqliteConnection, table: &Table, sql: &TableSql) -> Result<(), Told> {
+    let rows =
+        sqlx::query("SELECT name, type, pk FROM pragma_table_info(?)").bind(&table.name).fetch_all(connection).await?;
+    let found: HashMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    for (name, expected) in sql.columns() {
+        let refuse = |what: String| {
+            Error::configuration("TG-SINK-SCHEMA", format!("table {} {what}", table.name))
+                .hint("change the table, or give the view another name")
+        };
+        match found.get(&name) {
+            None => return Err(refuse(format!("has no column {name}")).into()),
+            Some(actual) if actual != expected => {
+                return Err(
+                    refuse(format!("has column {name} of type {actual}, and the query gives {expected}")).into()
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}

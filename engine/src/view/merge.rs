@@ -1,0 +1,85 @@
+//! A window of several panes: the groups of its panes, merged and evaluated.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array};
+use arrow::compute::filter;
+use datafusion::logical_expr::EmitTo;
+
+use super::distinct::Set;
+use super::groups::{Evaluated, Groups, Layout, accumulators, key_index, merge};
+use crate::error::Result;
+
+/// Which groups of a window are wanted.
+pub enum Wanted {
+    /// All.
+    All,
+    /// Those with these keys, which may repeat.
+    Keys(Vec<Vec<ArrayRef>>),
+}
+
+/// Evaluates the wanted groups of the window that these panes make up. The ids in the result are its own.
+pub fn evaluate(layout: &Layout, panes: &[&Groups], wanted: &Wanted) -> Result<Evaluated> {
+    let mut index = key_index(&layout.keys)?;
+    let mut intern = |keys: &[ArrayRef], rows: usize| -> Result<Vec<usize>> {
+        let mut ids = Vec::with_capacity(rows);
+        match &mut index {
+            Some(index) => index.intern(keys, &mut ids)?,
+            None => ids.resize(rows, 0),
+        }
+        Ok(ids)
+    };
+    let after = |ids: &[usize], before: usize| ids.iter().map(|id| id + 1).fold(before, usize::max);
+    // The wanted keys come first, so that an id tells whether its group is one of them.
+    let mut limit = usize::MAX;
+    if let Wanted::Keys(keys) = wanted {
+        limit = 0;
+        for keys in keys {
+            let ids = intern(keys, keys.first().map_or(1, |key| key.len()))?;
+            limit = after(&ids, limit);
+        }
+    }
+    let mut fresh = accumulators(&layout.functions)?;
+    let mut sets: Vec<Set> = layout.sets.iter().map(Set::new).collect::<Result<_>>()?;
+    let mut total = 0;
+    for pane in panes {
+        let (groups, columns, own_sets) = pane.all()?;
+        let (keys, state) = columns.split_at(layout.keys.fields().len());
+        let ids = intern(keys, groups.len())?;
+        let (state, kept) = only(state, &ids, limit)?;
+        total = after(&kept, total);
+        merge(&mut fresh, &layout.widths, &state, &kept, total)?;
+        let id_of: HashMap<u32, usize> = groups.iter().zip(&ids).map(|(group, id)| (*group as u32, *id)).collect();
+        for (set, own) in sets.iter_mut().zip(own_sets) {
+            for (groups, values) in own.all() {
+                let ids: Vec<usize> = groups.iter().map(|g| id_of.get(g).copied().unwrap_or(usize::MAX)).collect();
+                let (values, kept) = only(std::slice::from_ref(values), &ids, total)?;
+                set.insert(&kept, &values[0], None)?;
+            }
+        }
+    }
+    let keys = match &mut index {
+        Some(index) => index.emit(EmitTo::All)?.into_iter().map(|key| key.slice(0, total)).collect(),
+        None => Vec::new(),
+    };
+    let mut values = Vec::with_capacity(fresh.len());
+    for accumulator in &mut fresh {
+        values.push(accumulator.evaluate(EmitTo::All)?);
+    }
+    let counts: Vec<ArrayRef> = sets
+        .iter()
+        .map(|set| Arc::new(Int64Array::from_iter_values((0..total).map(|id| set.count(id)))) as ArrayRef)
+        .collect();
+    Ok(Evaluated { groups: (0..total).collect(), keys, values: layout.ordered(&values, &counts) })
+}
+
+/// The rows whose id is below the limit, with their ids.
+fn only(columns: &[ArrayRef], ids: &[usize], limit: usize) -> Result<(Vec<ArrayRef>, Vec<usize>)> {
+    if ids.iter().all(|id| *id < limit) {
+        return Ok((columns.to_vec(), ids.to_vec()));
+    }
+    let keep: BooleanArray = ids.iter().map(|id| Some(*id < limit)).collect();
+    let columns = columns.iter().map(|column| filter(column, &keep)).collect::<Result<_, _>>()?;
+    Ok((columns, ids.iter().copied().filter(|id| *id < limit).collect()))
+}

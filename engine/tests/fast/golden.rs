@@ -1,0 +1,81 @@
+//! Every golden file, as it is written and with crashes and commits that it does not ask for; on memory and on SQLite.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tidegate_engine::golden::{Options, Variation, files, run};
+use tidegate_engine::store::Store;
+use tidegate_engine::store::memory::MemoryStore;
+use tidegate_engine::store::sqlite::SqliteStore;
+
+fn golden() -> PathBuf {
+    Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo")).join("tests/golden")
+}
+
+fn all_pass(variation: Variation, store: impl Fn() -> Arc<dyn Store>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let only = std::env::var("GOLDEN").unwrap_or_default();
+    let files: Vec<PathBuf> = files(&golden()).unwrap();
+    let chosen: Vec<&PathBuf> = files.iter().filter(|file| file.to_string_lossy().contains(&only)).collect();
+    assert!(!chosen.is_empty(), "no golden file is named like {only}");
+    let mut failed = Vec::new();
+    for file in &chosen {
+        let options = Options { queries: Vec::new(), variation, store: store(), runtime: runtime.handle().clone() };
+        if let Err(difference) = run(file, &options) {
+            failed.push(difference);
+        }
+    }
+    assert!(failed.is_empty(), "{} of {} differ:\n\n{}", failed.len(), chosen.len(), failed.join("\n\n"));
+}
+
+/// A new file each time, in a directory that goes with the test.
+fn sqlite(name: &str) -> (PathBuf, impl Fn() -> Arc<dyn Store>) {
+    let directory = std::env::temp_dir().join(format!("tidegate-golden-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let (next, held) = (AtomicU32::new(0), directory.clone());
+    let make = move || -> Arc<dyn Store> {
+        Arc::new(SqliteStore::new(&held.join(format!("{}.db", next.fetch_add(1, Ordering::Relaxed)))))
+    };
+    (directory, make)
+}
+
+fn memory() -> Arc<dyn Store> {
+    Arc::new(MemoryStore::default())
+}
+
+#[test]
+fn golden_files_as_written() {
+    all_pass(Variation::AsWritten, memory);
+}
+
+#[test]
+fn golden_files_with_a_crash_after_each_commit() {
+    all_pass(Variation::CrashEachCommit, memory);
+}
+
+#[test]
+fn golden_files_with_a_crash_after_each_commit_and_checkpoints() {
+    all_pass(Variation::CrashEachCheckpoint, memory);
+}
+
+#[test]
+fn golden_files_with_commits_at_random_places() {
+    for seed in [0x9E37_79B9_7F4A_7C15, 0xD1B5_4A32_D192_ED03, 0x2545_F491_4F6C_DD1D] {
+        all_pass(Variation::ExtraCommits(seed), memory);
+    }
+}
+
+#[test]
+fn golden_files_on_sqlite() {
+    let (directory, store) = sqlite("plain");
+    all_pass(Variation::AsWritten, store);
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn golden_files_on_sqlite_with_a_crash_after_each_commit() {
+    let (directory, store) = sqlite("crash");
+    all_pass(Variation::CrashEachCheckpoint, store);
+    std::fs::remove_dir_all(directory).unwrap();
+}
