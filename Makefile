@@ -10,11 +10,19 @@ BIN := $(CARGO_TARGET_DIR)/debug
 # Always the whole workspace: a build of one package alone would choose other features, and compile DataFusion again.
 BUILD := cargo build --workspace --all-targets
 N ?= 500
+PORT ?= 8000
+DURATION ?=
 
-.PHONY: help build check setup test test-fast test-all crash bench smoke
+.PHONY: help demo build check setup test test-fast test-all crash bench smoke
 
 help:              ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo:              ## the whole of it on the example, without a server (DURATION=30 ends by itself, PORT=8000)
+	@PORT=$(PORT) .ci/preflight
+	@[ -x $(BIN)/tidegate ] || echo "compiling: the first time about 20 minutes on two cores, then never again"
+	@$(BUILD)
+	@$(BIN)/tidegate demo --listen 127.0.0.1:$(PORT) $(if $(DURATION),--duration $(DURATION)) $(ARGS)
 
 build:             ## compile everything (the first time about 20 minutes on two cores)
 	$(BUILD)

@@ -20,21 +20,26 @@ use tokio::signal::unix::{SignalKind, signal};
 pub struct Options {
     /// The directory of .sql files.
     #[arg(long, value_name = "DIR", default_value = "queries")]
-    queries: PathBuf,
+    pub queries: PathBuf,
     /// Where /metrics, /healthz and /readyz listen; port 0 takes any.
     #[arg(long, value_name = "ADDRESS")]
-    listen: Option<String>,
+    pub listen: Option<String>,
     /// End once everything that was in the topics at the start is committed.
     #[arg(long)]
-    until_caught_up: bool,
+    pub until_caught_up: bool,
 }
 
 /// Runs until a signal, or until every pipeline has stopped.
 pub fn run(config: Option<&Path>, options: &Options) -> ExitCode {
-    let mut settings = match Settings::load(config).and_then(|s| failpoint::arm(&s.test.failpoints).map(|()| s)) {
+    let settings = match Settings::load(config).and_then(|s| failpoint::arm(&s.test.failpoints).map(|()| s)) {
         Ok(settings) => settings,
         Err(error) => return failed(&[error.to_string()]),
     };
+    start(settings, options)
+}
+
+/// The same with settings that are known.
+pub fn start(mut settings: Settings, options: &Options) -> ExitCode {
     if let Some(listen) = &options.listen {
         settings.engine.listen.clone_from(listen);
     }

@@ -1,9 +1,14 @@
 //! The `tidegate` binary: its commands, and nothing else. What they do stands in the modules.
 
 mod check;
+mod child;
+mod demo;
 mod engine;
 mod generate;
 mod golden;
+mod router;
+mod run;
+mod serve;
 mod smoke;
 mod view;
 
@@ -25,6 +30,12 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The engine, and the api beside it.
+    Run(run::Options),
+    /// The whole of it on the example, without a server: broker, generator, engine, SQLite, api.
+    Demo(demo::Options),
+    /// Answer questions over HTTP.
+    Api(serve::Options),
     /// Read Kafka, run the views, commit to Postgres.
     Engine(engine::Options),
     /// Plan every statement and report every fault, without a connection.
@@ -46,6 +57,8 @@ impl Command {
     fn filter(&self) -> &'static str {
         match self {
             Self::Check(_) | Self::Explain(_) | Self::Test(_) | Self::View(_) => "error",
+            // What it shows is drawn over and over; only what is wrong may stand in between.
+            Self::Demo(_) => "error",
             _ => "info",
         }
     }
@@ -60,6 +73,9 @@ fn main() -> ExitCode {
     let config = arguments.config.as_deref();
     match arguments.command {
         Command::Engine(options) => engine::run(config, &options),
+        Command::Run(options) => run::run(config, &options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Api(options) => serve::run(config, &options),
         Command::Check(options) => check::run(&options),
         Command::Explain(options) => check::explain(&options),
         Command::Test(options) => golden::run(&options),

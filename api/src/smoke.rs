@@ -4,7 +4,7 @@
 //! that every record is accounted for.
 
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -13,6 +13,7 @@ use tidegate_engine::kafka::producer::{Producer, end_of, ensure_topic};
 use tidegate_engine::settings::Settings;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::child::Running;
 use crate::generate::events::{donation_or_other, time};
 
 /// Options of `tidegate smoke`.
@@ -66,44 +67,6 @@ pub fn run(config: Option<&Path>, options: &Options) -> ExitCode {
     }
 }
 
-/// A child that ends with us.
-struct Running(Child, &'static str);
-
-impl Running {
-    fn start(name: &'static str, arguments: &[&str]) -> Checked<Self> {
-        let own = std::env::current_exe().map_err(|error| error.to_string())?;
-        let child = Command::new(own)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .spawn()
-            .map_err(|error| format!("cannot start the {name}: {error}"))?;
-        Ok(Self(child, name))
-    }
-
-    /// Asks it to end and waits.
-    fn stop(&mut self) -> Checked {
-        // `kill` is everywhere, and saves this crate an unsafe call.
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
-            if let Ok(Some(status)) = self.0.try_wait() {
-                return if status.success() { Ok(()) } else { Err(format!("the {} ended with {status}", self.1)) };
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Err(format!("the {} does not end", self.1))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if matches!(self.0.try_wait(), Ok(None)) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
-}
-
 async fn smoke(settings: &Settings, options: &Options) -> Checked {
     let brokers = &settings.kafka.brokers;
     if brokers.is_empty() || settings.store.url.is_empty() {
@@ -112,10 +75,12 @@ async fn smoke(settings: &Settings, options: &Options) -> Checked {
     let mut started = None;
     if options.start {
         ensure_topic(brokers, &options.topic, 8).map_err(|error| error.to_string())?;
-        let engine = Running::start("engine", &["engine", "--queries", &options.queries, "--listen", "127.0.0.1:0"])?;
+        let engine =
+            Running::start("engine", &["engine", "--queries", &options.queries, "--listen", "127.0.0.1:0"], &[])?;
         let (rate, duration) = (options.rate.to_string(), options.duration.to_string());
         let arguments = ["generate", "--brokers", brokers, "--topic", &options.topic, "--rate", &rate];
-        let generator = Running::start("generator", &[&arguments[..], &["--duration", &duration, "--quiet"]].concat())?;
+        let generator =
+            Running::start("generator", &[&arguments[..], &["--duration", &duration, "--quiet"]].concat(), &[])?;
         started = Some((engine, generator));
     }
     let mut database =
@@ -128,7 +93,7 @@ async fn smoke(settings: &Settings, options: &Options) -> Checked {
     if let Some((mut engine, mut generator)) = started {
         println!("smoke: letting {} events/s run for {} s", options.rate, options.duration);
         loop {
-            match generator.0.try_wait().map_err(|error| error.to_string())? {
+            match generator.ended()? {
                 Some(status) if status.success() => break,
                 Some(status) => return Err(format!("the generator ended with {status}")),
                 None => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -143,7 +108,7 @@ async fn smoke(settings: &Settings, options: &Options) -> Checked {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        engine.stop()?;
+        engine.stop(PATIENCE)?;
         println!("smoke: all {end} records of the topic are committed");
     }
     accounting(&mut database).await

@@ -28,15 +28,26 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts a pipeline for each source that has a view.
+    /// Starts a pipeline for each source that has a view, on the brokers and the store that the settings name.
     pub fn start(catalog: Catalog, settings: &Settings, runtime: &Handle, until_caught_up: bool) -> Result<Self> {
         if settings.kafka.brokers.is_empty() {
             return Err(
                 Error::configuration("TG-KAFKA-BROKERS", "no brokers are named").hint("set KAFKA_BROKERS=host:9092")
             );
         }
-        let store = store(settings)?;
-        let log: Arc<dyn Log> = Arc::new(Kafka { brokers: settings.kafka.brokers.clone() });
+        let log = Arc::new(Kafka::new(&settings.kafka.brokers));
+        Self::start_on(log, store(settings)?, catalog, settings, runtime, until_caught_up)
+    }
+
+    /// The same on this log and this store.
+    pub fn start_on(
+        log: Arc<dyn Log>,
+        store: Arc<dyn Store>,
+        catalog: Catalog,
+        settings: &Settings,
+        runtime: &Handle,
+        until_caught_up: bool,
+    ) -> Result<Self> {
         let mut engine = Self { threads: Vec::new(), stop: Arc::default(), metrics: Metrics::new()? };
         let mut views: Vec<Arc<PlannedView>> = catalog.views.into_iter().map(Arc::new).collect();
         for source in catalog.sources {

@@ -40,6 +40,7 @@ pub mod metrics;
 pub mod pipeline;
 pub mod recovery;
 pub mod settings;
+pub mod show;
 pub mod sink;
 pub mod sql;
 pub mod store;

@@ -58,7 +58,12 @@ pub fn recover(pipeline: &Pipeline, lease: &dyn Lease) -> Result<Running> {
     }
     let mut decoder = Decoder::new(&pipeline.source)?;
     let starts: Vec<(i32, i64)> = from.iter().map(|(partition, offset, _)| (*partition, *offset)).collect();
-    let known = pipeline.runtime.block_on(writer.future_rejects(&starts))?;
+    let given = pipeline.runtime.block_on(writer.given_rejects(&starts))?;
+    let future = given.iter().filter(|r| r.view.is_empty()).map(|r| (r.partition, r.offset)).collect();
+    for view in &mut views {
+        let name = view.plan().name.clone();
+        view.replays(given.iter().filter(|r| r.view == name).map(|r| (r.partition, r.offset)).collect());
+    }
     replay(
         pipeline,
         open(count as usize)?,
@@ -67,7 +72,7 @@ pub fn recover(pipeline: &Pipeline, lease: &dyn Lease) -> Result<Running> {
         &mut views,
         &stored,
         &starts,
-        &known.into_iter().collect(),
+        &future,
     )?;
     for view in &mut views {
         view.recovered(stored.seq, stored.frontier)?;
@@ -230,7 +235,22 @@ fn open_views(pipeline: &Pipeline, writer: &mut dyn Writer, stored: &Stored) -> 
                 )
                 .hint("choose: restore the query and its source; or give the view a new name"));
             }
-            Some(known) => (known.floor, known.starts.as_slice()),
+            Some(known) if known.absent_since.is_some_and(|seq| seq < stored.seq) => {
+                return Err(Error::decide(
+                    "TG-VIEW-ABSENT",
+                    format!("view {} was not declared while records were committed, and has not seen them", plan.name),
+                )
+                .hint(format!(
+                    "choose: tidegate view drop {}, and it begins anew; or give the query a new name",
+                    plan.name
+                )));
+            }
+            Some(known) => {
+                if known.absent_since.is_some() {
+                    pipeline.runtime.block_on(writer.set_absent(&known.view, None))?;
+                }
+                (known.floor, known.starts.as_slice())
+            }
             None => {
                 pipeline.runtime.block_on(writer.begin_view(&ViewStart {
                     view: &plan.name,
@@ -259,6 +279,7 @@ fn open_views(pipeline: &Pipeline, writer: &mut dyn Writer, stored: &Stored) -> 
                 view = known.view,
                 "is not declared any more; its table and its state stay as they are"
             );
+            pipeline.runtime.block_on(writer.set_absent(&known.view, Some(stored.seq)))?;
         }
     }
     Ok(views)

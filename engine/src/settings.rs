@@ -21,6 +21,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// The brokers.
     pub kafka: KafkaSettings,
+    /// HTTP.
+    pub api: ApiSettings,
     /// Only for tests.
     pub test: TestSettings,
 }
@@ -80,7 +82,7 @@ impl EngineSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreSettings {
-    /// `postgres://user:password@host:5432/database`.
+    /// `postgres://user:password@host:5432/database`, or `sqlite:FILE`.
     pub url: String,
     /// How long one statement may take.
     pub timeout_ms: u64,
@@ -98,6 +100,20 @@ impl Default for StoreSettings {
 pub struct KafkaSettings {
     /// `host:port`, separated by commas.
     pub brokers: String,
+}
+
+/// HTTP.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiSettings {
+    /// Where it listens.
+    pub listen: String,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:8000".to_string() }
+    }
 }
 
 /// Only for tests.
@@ -128,7 +144,7 @@ impl Settings {
             figment.merge(Env::prefixed("TIDEGATE__").split("__")).extract().map_err(|errors| {
                 let told: Vec<String> = errors.into_iter().map(|error| error.to_string()).collect();
                 Error::configuration("TG-SETTING", told.join("; ")).hint(
-                    "sections are engine, store, kafka; what can change an answer stands in a source's or view's WITH",
+                    "sections are engine, store, kafka, api; what can change an answer stands in a source's or view's WITH",
                 )
             })?;
         for (variable, place) in

@@ -3,20 +3,18 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Float32Type, Float64Type, TimeUnit, TimestampMicrosecondType};
-use arrow::util::display::array_value_to_string;
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
 use datafusion::common::config::Dialect;
 use datafusion::datasource::MemTable;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::error::{Error, Result};
+use crate::show;
 use crate::sql::planned::Table;
 use crate::store::Store;
-use crate::time::{self, clock};
+use crate::time;
 
 fn times(values: Vec<i64>) -> ArrayRef {
     let values = values.into_iter().map(|us| (us != time::NONE).then_some(us));
@@ -120,18 +118,6 @@ async fn register_ours(store: &dyn Store, context: &SessionContext) -> Result<()
 
 /// A value as golden files show it.
 fn cell(column: &ArrayRef, row: usize) -> Result<String> {
-    if column.is_null(row) {
-        return Ok("NULL".to_string());
-    }
-    let text = match column.data_type() {
-        DataType::Timestamp(..) => {
-            let micros = arrow::compute::cast(column, &DataType::Timestamp(TimeUnit::Microsecond, None))?;
-            clock::rfc3339(micros.as_primitive::<TimestampMicrosecondType>().value(row))
-        }
-        DataType::Float64 => column.as_primitive::<Float64Type>().value(row).to_string(),
-        DataType::Float32 => column.as_primitive::<Float32Type>().value(row).to_string(),
-        DataType::Binary => String::from_utf8_lossy(column.as_binary::<i32>().value(row)).into_owned(),
-        _ => array_value_to_string(column, row)?,
-    };
+    let text = show::cell(column, row)?;
     Ok(if text.is_empty() { "(empty)".to_string() } else { text })
 }

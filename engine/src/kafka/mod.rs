@@ -3,6 +3,7 @@
 //! A reader reads partitions from given offsets, in batches, from one queue. It belongs to no group and commits
 //! nothing to Kafka: who may read, and from where, is decided in the database.
 
+pub mod embedded;
 mod native;
 pub mod producer;
 
@@ -52,14 +53,24 @@ impl ConsumerContext for Context {}
 /// The topics of real brokers.
 #[derive(Debug, Clone)]
 pub struct Kafka {
-    /// `host:port`, separated by commas.
-    pub brokers: String,
+    brokers: String,
+    /// The identity of every topic, where the brokers cannot tell it.
+    identity: Option<String>,
+}
+
+impl Kafka {
+    /// The topics of these brokers, `host:port` separated by commas.
+    pub fn new(brokers: &str) -> Self {
+        Self { brokers: brokers.to_string(), identity: None }
+    }
 }
 
 impl Log for Kafka {
     /// Connects in the background.
     fn open(&self, source: &Source, partitions: usize) -> Result<Box<dyn Reader>> {
-        Ok(Box::new(KafkaReader::open(&self.brokers, source, partitions)?))
+        let mut reader = KafkaReader::open(&self.brokers, source, partitions)?;
+        reader.identity.clone_from(&self.identity);
+        Ok(Box::new(reader))
     }
 }
 
@@ -70,6 +81,7 @@ struct KafkaReader {
     client: Client,
     topic: String,
     source: String,
+    identity: Option<String>,
     assigned: bool,
 }
 
@@ -106,7 +118,7 @@ impl KafkaReader {
                 .hint("correct the kafka.* options of its WITH")
             })?);
         let queue = Queue::new(&client).ok_or_else(|| Error::bug("the Kafka client made no queue"))?;
-        Ok(Self { queue, client, topic: source.options.topic.clone(), source: source.name.clone(), assigned: false })
+        Ok(Self { queue, client, topic: source.options.topic.clone(), source: source.name.clone(), identity: None, assigned: false })
     }
 
     fn unanswered(&self, what: &str, error: &impl std::fmt::Display) -> Error {
@@ -137,6 +149,9 @@ impl Reader for KafkaReader {
     }
 
     fn topic_id(&self) -> Result<String> {
+        if let Some(identity) = &self.identity {
+            return Ok(identity.clone());
+        }
         native::topic_id(&self.client, &self.topic, ANSWER_TIMEOUT)
             .map_err(|error| self.unanswered("the identity", &error))
     }

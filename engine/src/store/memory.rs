@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::pieces::{STATE_VERSION, unpack};
 use super::status::{DeadLetterRow, PartitionStatus, PipelineStatus, Status, ViewStatus};
 use super::{
-    Commit, Expired, FoundPiece, Lease, Settled, Stop, Store, Stored, StoredPartition, StoredView, ViewStart, Writer,
+    Commit, Expired, FoundPiece, GIVEN_REASONS, GivenReject, Lease, Settled, Stop, Store, Stored, StoredPartition, StoredView, ViewStart, Writer,
     expired_rows,
 };
 use crate::error::{Error, Result};
@@ -268,9 +268,18 @@ impl Writer for MemoryWriter {
             floor: start.floor,
             starts: start.starts.to_vec(),
             pieces: 0,
+            absent_since: None,
         };
         let view = View { stored, closed_until: NONE, counts: Counts::default() };
         held.pipeline(&self.pipeline)?.views.insert(start.view.to_string(), view);
+        Ok(())
+    }
+
+    async fn set_absent(&mut self, view: &str, since: Option<i64>) -> Result<()> {
+        let mut held = self.store.held();
+        if let Some(view) = held.pipeline(&self.pipeline)?.views.get_mut(view) {
+            view.stored.absent_since = since.map(|since| view.stored.absent_since.unwrap_or(since));
+        }
         Ok(())
     }
 
@@ -297,12 +306,15 @@ impl Writer for MemoryWriter {
         Ok(pieces.collect())
     }
 
-    async fn future_rejects(&mut self, from: &[(i32, i64)]) -> Result<Vec<(i32, i64)>> {
+    async fn given_rejects(&mut self, from: &[(i32, i64)]) -> Result<Vec<GivenReject>> {
         let mut held = self.store.held();
         let letters = &held.pipeline(&self.pipeline)?.dead_letters;
-        let future = letters.iter().filter(|letter| letter.reason == "future" && letter.view.is_empty());
-        let all = future.flat_map(|letter| letter.all_offsets().into_iter().map(|offset| (letter.partition, offset)));
-        Ok(all.filter(|(p, offset)| from.iter().any(|(part, start)| part == p && offset >= start)).collect())
+        let given = letters.iter().filter(|letter| GIVEN_REASONS.contains(&letter.reason.as_str()));
+        let all = given.flat_map(|letter| {
+            let (view, partition) = (&letter.view, letter.partition);
+            letter.all_offsets().into_iter().map(move |offset| GivenReject { view: view.clone(), partition, offset })
+        });
+        Ok(all.filter(|r| from.iter().any(|(part, start)| *part == r.partition && r.offset >= *start)).collect())
     }
 
     async fn commit(&mut self, commit: &Commit, _: Stop<'_>) -> Result<Settled> {

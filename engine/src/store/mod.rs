@@ -73,15 +73,31 @@ pub trait Writer: Send {
     async fn begin_partitions(&mut self, epoch: i64, starts: &[(i32, i64)]) -> Result<()>;
     /// Notes a view that is new.
     async fn begin_view(&mut self, start: &ViewStart<'_>) -> Result<()>;
+    /// Notes as of which commit a view is not declared any more; the first such note stands until it is taken back.
+    async fn set_absent(&mut self, view: &str, since: Option<i64>) -> Result<()>;
     /// Creates a view's table, or checks that it is the one that the query needs. The views are opened in the order in
     /// which commits count them.
     async fn open_table(&mut self, table: &Table) -> Result<()>;
     /// The state pieces, verified one by one, in the order of their commits.
     async fn load_state(&mut self) -> Result<Vec<FoundPiece>>;
-    /// Records of these offsets and above that were rejected as lying in the future: a replay takes that as given.
-    async fn future_rejects(&mut self, from: &[(i32, i64)]) -> Result<Vec<(i32, i64)>>;
+    /// Rejects of these offsets and above that the log alone does not explain: a replay takes them as given.
+    async fn given_rejects(&mut self, from: &[(i32, i64)]) -> Result<Vec<GivenReject>>;
     /// Commits, however long it takes: retries what was surely aborted, resolves what is unknown.
     async fn commit(&mut self, commit: &Commit, stop: Stop<'_>) -> Result<Settled>;
+}
+
+/// Reasons for which the state of the world at that moment decided, and not the log.
+pub const GIVEN_REASONS: [&str; 2] = ["future", "late-after-idle"];
+
+/// A reject for one of [`GIVEN_REASONS`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenReject {
+    /// The view, or nothing where the whole source rejected the record.
+    pub view: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
 }
 
 /// A view that begins.
@@ -252,6 +268,8 @@ pub struct StoredView {
     pub starts: Vec<(i32, i64)>,
     /// How many pieces of its state there must be.
     pub pieces: i64,
+    /// The last commit before an engine ran without it.
+    pub absent_since: Option<i64>,
 }
 
 /// A partition's row of `tidegate.progress`.

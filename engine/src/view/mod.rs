@@ -18,7 +18,7 @@ mod groups;
 mod merge;
 pub mod plan;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::AddAssign;
 use std::sync::Arc;
 
@@ -157,6 +157,8 @@ pub struct View {
     floor: i64,
     /// The first offset of each partition that the view takes in.
     starts: BTreeMap<i32, i64>,
+    /// During a replay: records that were late after an idle time, which only the frontier of that moment explains.
+    given: HashSet<(i32, i64)>,
 }
 
 impl View {
@@ -189,6 +191,7 @@ impl View {
             above_schema: Arc::new(Schema::new(fields)),
             floor,
             starts: starts.iter().copied().collect(),
+            given: HashSet::new(),
         })
     }
 
@@ -206,6 +209,11 @@ impl View {
     /// The schema of a part of its state.
     pub fn state_schema(&self, part: i32) -> Option<SchemaRef> {
         self.layout.part(part)
+    }
+
+    /// A replay begins, in which these records are late.
+    pub fn replays(&mut self, given: HashSet<(i32, i64)>) {
+        self.given = given;
     }
 
     /// Its windows; none if it is not windowed.
@@ -235,7 +243,7 @@ impl View {
         self.counts.decoded += decoded as i64;
         self.counts.filtered += (decoded - left) as i64 - (self.counts.failed - failed_before);
         for batch in passed {
-            let batch = if replays { self.since_start(batch)? } else { batch };
+            let batch = if replays { self.as_it_was(batch)? } else { batch };
             if batch.num_rows() > 0 {
                 match self.windows() {
                     Some(windows) => self.accept(rows, batch, windows, frontier, &mut rejects)?,
@@ -246,15 +254,17 @@ impl View {
         Ok(())
     }
 
-    /// Rows that came after the view: a replay may begin before it.
-    fn since_start(&self, batch: RecordBatch) -> Result<RecordBatch> {
-        if self.starts.is_empty() {
+    /// Of replayed rows those that were taken in then: they came after the view, and were not late for a frontier that
+    /// is past.
+    fn as_it_was(&self, batch: RecordBatch) -> Result<RecordBatch> {
+        if self.starts.is_empty() && self.given.is_empty() {
             return Ok(batch);
         }
         let partitions = batch.column(self.plan.inputs.partition).as_primitive::<Int32Type>().values();
         let offsets = batch.column(self.plan.inputs.offset).as_primitive::<Int64Type>().values();
-        let start = |partition: &i32| self.starts.get(partition).copied().unwrap_or(i64::MIN);
-        let keep: BooleanArray = partitions.iter().zip(offsets).map(|(p, offset)| Some(*offset >= start(p))).collect();
+        let start = |partition: i32| self.starts.get(&partition).copied().unwrap_or(i64::MIN);
+        let keep = |p: i32, offset: i64| offset >= start(p) && !self.given.contains(&(p, offset));
+        let keep: BooleanArray = partitions.iter().zip(offsets).map(|(p, offset)| Some(keep(*p, *offset))).collect();
         Ok(filter_record_batch(&batch, &keep)?)
     }
 
@@ -294,6 +304,9 @@ impl View {
         let size = windows.pane_us();
         let inputs = self.plan.inputs.clone();
         let batch = self.in_windows(batch, windows)?;
+        // A replay's frontier is that of its end. Where a pane is a window, what lies below it is over; where open windows
+        // need panes below it, only what the rows themselves say counts, and what is given.
+        let frontier = if rejects.is_none() && self.paned().is_some() { time::NONE } else { frontier };
         let starts = batch.column(inputs.window).as_primitive::<Int64Type>().values();
         let marks = batch.column(inputs.watermark).as_primitive::<Int64Type>().values();
         let too_late = |start: i64, mark: i64| start + size <= mark.max(frontier);
@@ -703,6 +716,7 @@ impl View {
             open.groups.finish(seq)?;
         }
         self.counts = Counts::default();
+        self.given.clear();
         if self.paned().is_none() && self.plan.filters_groups && self.plan.emit == Emit::Update {
             let evaluated = self.evaluate_all()?;
             let (_, survivors) = self.run_above(&evaluated)?;

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::sink::quoted;
 use crate::sql::planned::Table;
 use crate::store::pieces::unpack;
-use crate::store::{FoundPiece, Stored, StoredPartition, StoredView, ViewStart, holder, same_topic};
+use crate::store::{FoundPiece, GIVEN_REASONS, GivenReject, Stored, StoredPartition, StoredView, ViewStart, holder, same_topic};
 use crate::time::NONE;
 
 impl Session {
@@ -53,7 +53,7 @@ impl Session {
         let views = self
             .all(
                 &format!(
-                    "SELECT view, fingerprint, {}, state_pieces, starts FROM tidegate.view_progress WHERE pipeline = $1",
+                    "SELECT view, fingerprint, {}, state_pieces, starts, absent_since FROM tidegate.view_progress WHERE pipeline = $1",
                     us("floor")
                 ),
                 &[&pipeline],
@@ -88,6 +88,7 @@ impl Session {
                     floor: row.get(2),
                     pieces: row.get(3),
                     starts: (0..).zip(row.get::<_, Vec<i64>>(4)).collect(),
+                    absent_since: row.get(5),
                 })
                 .collect(),
         })
@@ -129,6 +130,16 @@ impl Session {
                 time("$4")
             ),
             &[&start.view, &pipeline, &start.fingerprint, &start.floor, &starts],
+        )
+        .await
+        .map(|_| ())
+    }
+
+    /// Notes as of which commit a view is not declared any more.
+    pub async fn set_absent(&self, view: &str, since: Option<i64>) -> Result<()> {
+        self.run(
+            "UPDATE tidegate.view_progress SET absent_since = CASE WHEN $2::bigint IS NOT NULL THEN coalesce(absent_since, $2::bigint) END WHERE view = $1",
+            &[&view, &since],
         )
         .await
         .map(|_| ())
@@ -203,17 +214,18 @@ impl Session {
             .collect())
     }
 
-    /// Records of these offsets and above that were rejected as lying in the future: a replay takes that as given.
-    pub async fn future_rejects(&self, pipeline: &str, from: &[(i32, i64)]) -> Result<Vec<(i32, i64)>> {
+    /// Rejects that the log alone does not explain.
+    pub async fn given_rejects(&self, pipeline: &str, from: &[(i32, i64)]) -> Result<Vec<GivenReject>> {
         let (parts, offsets): (Vec<i32>, Vec<i64>) = from.iter().copied().unzip();
         let rows = self
             .all(
-                "SELECT d.part, o FROM tidegate.dead_letters d JOIN unnest($2::integer[], $3::bigint[]) AS f(part, at) ON f.part = d.part, \
-                 unnest(coalesce(d.more_offsets, ARRAY[d.\"offset\"])) AS o WHERE d.pipeline = $1 AND d.reason = 'future' AND d.view = '' AND o >= f.at",
-                &[&pipeline, &parts, &offsets],
+                "SELECT d.view, d.part, o FROM tidegate.dead_letters d JOIN unnest($2::integer[], $3::bigint[]) AS f(part, at) ON f.part = d.part, \
+                 unnest(coalesce(d.more_offsets, ARRAY[d.\"offset\"])) AS o WHERE d.pipeline = $1 AND d.reason = ANY ($4) AND o >= f.at",
+                &[&pipeline, &parts, &offsets, &GIVEN_REASONS.as_slice()],
             )
             .await?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+        let given = |row: &tokio_postgres::Row| GivenReject { view: row.get(0), partition: row.get(1), offset: row.get(2) };
+        Ok(rows.iter().map(given).collect())
     }
 
     /// Which commit the database has, waiting for one that is still under way.

@@ -50,6 +50,7 @@ CREATE TABLE IF NOT EXISTS tidegate.view_progress (
     failed       bigint NOT NULL DEFAULT 0,           -- records on which an expression of the view failed
     state_pieces bigint NOT NULL DEFAULT 0,           -- rows of tidegate.state that there must be
     floor        timestamptz,                         -- windows that start at or before it began before the view was added
+    absent_since bigint,                              -- the last commit before an engine ran without the view
     starts       bigint[] NOT NULL DEFAULT '{}'       -- by partition: the first offset that the view takes in
 ) WITH (fillfactor = 50);
 

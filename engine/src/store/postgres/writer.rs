@@ -10,7 +10,7 @@ use super::{Failed, Postgres, Session, deadline, is_data, is_lost, is_transient,
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::sql::planned::Table;
-use crate::store::{self, Commit, FoundPiece, Settled, Stop, ViewStart, fenced};
+use crate::store::{self, Commit, FoundPiece, GivenReject, Settled, Stop, ViewStart, fenced};
 
 /// How one attempt to commit ended.
 enum Attempt {
@@ -54,6 +54,10 @@ impl store::Writer for PostgresWriter {
         self.session().await?.begin_view(&pipeline, start).await
     }
 
+    async fn set_absent(&mut self, view: &str, since: Option<i64>) -> Result<()> {
+        self.session().await?.set_absent(view, since).await
+    }
+
     async fn open_table(&mut self, table: &Table) -> Result<()> {
         let sql = TableSql::new(table);
         self.session().await?.ensure_table(table, &sql).await?;
@@ -66,9 +70,9 @@ impl store::Writer for PostgresWriter {
         self.session().await?.load_state(&pipeline).await
     }
 
-    async fn future_rejects(&mut self, from: &[(i32, i64)]) -> Result<Vec<(i32, i64)>> {
+    async fn given_rejects(&mut self, from: &[(i32, i64)]) -> Result<Vec<GivenReject>> {
         let pipeline = self.pipeline.clone();
-        self.session().await?.future_rejects(&pipeline, from).await
+        self.session().await?.given_rejects(&pipeline, from).await
     }
 
     async fn commit(&mut self, commit: &Commit, stop: Stop<'_>) -> Result<Settled> {

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::sql::planned::Table;
 use crate::store::pieces::{STATE_VERSION, unpack};
-use crate::store::{Commit, FoundPiece, Settled, Stop, ViewCommit, ViewStart, Writer, fenced};
+use crate::store::{Commit, FoundPiece, GIVEN_REASONS, GivenReject, Settled, Stop, ViewCommit, ViewStart, Writer, fenced};
 
 /// A pipeline's writer.
 pub struct SqliteWriter {
@@ -135,6 +135,16 @@ impl Writer for SqliteWriter {
         Ok(())
     }
 
+    async fn set_absent(&mut self, view: &str, since: Option<i64>) -> Result<()> {
+        sqlx::query("UPDATE tidegate_view_progress SET absent_since = CASE WHEN ?1 IS NOT NULL THEN coalesce(absent_since, ?1) END WHERE view = ?2")
+            .bind(since)
+            .bind(view)
+            .execute(self.connection().await?)
+            .await
+            .map_err(Told::from)?;
+        Ok(())
+    }
+
     async fn open_table(&mut self, table: &Table) -> Result<()> {
         let sql = TableSql::new(table);
         let connection = self.connection().await?;
@@ -168,21 +178,26 @@ impl Writer for SqliteWriter {
             .collect())
     }
 
-    async fn future_rejects(&mut self, from: &[(i32, i64)]) -> Result<Vec<(i32, i64)>> {
+    async fn given_rejects(&mut self, from: &[(i32, i64)]) -> Result<Vec<GivenReject>> {
         let pipeline = self.pipeline.clone();
-        let rows = sqlx::query("SELECT part, \"offset\", more_offsets FROM tidegate_dead_letters WHERE pipeline = ? AND reason = 'future' AND view = ''")
-            .bind(pipeline)
-            .fetch_all(self.connection().await?)
-            .await
-            .map_err(Told::from)?;
+        let rows = sqlx::query(
+            "SELECT view, part, \"offset\", more_offsets FROM tidegate_dead_letters WHERE pipeline = ? AND reason IN (?, ?)",
+        )
+        .bind(pipeline)
+        .bind(GIVEN_REASONS[0])
+        .bind(GIVEN_REASONS[1])
+        .fetch_all(self.connection().await?)
+        .await
+        .map_err(Told::from)?;
         let mut found = Vec::new();
         for row in &rows {
-            let (part, offset): (i32, i64) = (row.get(0), row.get(1));
+            let (view, partition, offset): (String, i32, i64) = (row.get(0), row.get(1), row.get(2));
             let more: Option<Vec<i64>> =
-                row.get::<Option<String>, _>(2).and_then(|text| serde_json::from_str(&text).ok());
-            found.extend(more.unwrap_or_else(|| vec![offset]).into_iter().map(|offset| (part, offset)));
+                row.get::<Option<String>, _>(3).and_then(|text| serde_json::from_str(&text).ok());
+            let offsets = more.unwrap_or_else(|| vec![offset]);
+            found.extend(offsets.into_iter().map(|offset| GivenReject { view: view.clone(), partition, offset }));
         }
-        found.retain(|(part, offset)| from.iter().any(|(p, start)| p == part && offset >= start));
+        found.retain(|reject| from.iter().any(|(part, start)| *part == reject.partition && reject.offset >= *start));
         Ok(found)
     }
 

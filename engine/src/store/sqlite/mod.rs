@@ -337,7 +337,7 @@ async fn claim(
         .fetch_all(&mut *claiming)
         .await?;
     let views = sqlx::query(
-        "SELECT view, fingerprint, floor, state_pieces, starts FROM tidegate_view_progress WHERE pipeline = ?",
+        "SELECT view, fingerprint, floor, state_pieces, starts, absent_since FROM tidegate_view_progress WHERE pipeline = ?",
     )
     .bind(pipeline)
     .fetch_all(&mut *claiming)
@@ -359,6 +359,7 @@ async fn claim(
         floor: us(row, 2),
         pieces: row.get(3),
         starts: serde_json::from_str(row.get(4)).unwrap_or_default(),
+        absent_since: row.get(5),
     };
     let stored = Stored {
         epoch: row.get(0),

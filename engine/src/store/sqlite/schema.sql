@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS tidegate_view_progress (
     view TEXT PRIMARY KEY, pipeline TEXT NOT NULL, fingerprint TEXT NOT NULL, closed_until INTEGER,
     decoded INTEGER NOT NULL DEFAULT 0, filtered INTEGER NOT NULL DEFAULT 0, accepted INTEGER NOT NULL DEFAULT 0,
     late INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0, state_pieces INTEGER NOT NULL DEFAULT 0,
-    floor INTEGER, starts TEXT NOT NULL DEFAULT '[]'
+    absent_since INTEGER, floor INTEGER, starts TEXT NOT NULL DEFAULT '[]'
 ) STRICT;
 
 CREATE TABLE IF NOT EXISTS tidegate_dead_letters (

@@ -1,0 +1,203 @@
+//! What the API answers, as a table of contents, and the answers themselves.
+//!
+//! ```text
+//!  GET /health                       {"ok":true}, or 503 with the reason
+//!  GET /readyz                       whether the database answers and every declared view has begun
+//!  GET /prometheus                   our own metrics
+//!  GET /api/v1/queries               the views: columns, windows, what is final, where records went
+//!  GET /api/v1/queries/{name}/rows   the newest rows of a view's table   ?limit=
+//!  GET /api/v1/dead-letters          the newest dead letters             ?limit=
+//! ```
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::{Encoder, HistogramOpts, HistogramVec, Registry, TextEncoder};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidegate_engine::error::{Error, Kind};
+use tidegate_engine::show;
+use tidegate_engine::sql::Catalog;
+use tidegate_engine::sql::planned::PlannedView;
+use tidegate_engine::store::Store;
+use tidegate_engine::time::{NONE, clock};
+
+/// Rows in one answer, if nothing is said and at most.
+const ROWS: usize = 100;
+const ROWS_MAX: usize = 10_000;
+
+/// What every answer draws from.
+pub struct Shared {
+    store: Arc<dyn Store>,
+    views: Vec<PlannedView>,
+    registry: Registry,
+    seconds: HistogramVec,
+}
+
+/// The routes over a store.
+pub fn router(store: Arc<dyn Store>, catalog: Catalog) -> Result<Router, String> {
+    let registry = Registry::new();
+    let seconds = HistogramVec::new(
+        HistogramOpts::new("tidegate_api_request_seconds", "Time to answer a request."),
+        &["path", "status"],
+    );
+    let seconds = seconds.map_err(|error| error.to_string())?;
+    registry.register(Box::new(seconds.clone())).map_err(|error| error.to_string())?;
+    let shared = Arc::new(Shared { store, views: catalog.views, registry, seconds });
+    Ok(Router::new()
+        .route("/health", get(health))
+        .route("/readyz", get(readyz))
+        .route("/prometheus", get(metrics))
+        .route("/api/v1/queries", get(queries))
+        .route("/api/v1/queries/{name}/rows", get(rows))
+        .route("/api/v1/dead-letters", get(dead_letters))
+        .fallback(|| async {
+            problem(
+                StatusCode::NOT_FOUND,
+                "TG-API-PATH",
+                "there is no such path",
+                Some("GET /api/v1/queries lists the views"),
+            )
+        })
+        .layer(middleware::from_fn_with_state(shared.clone(), observed))
+        .with_state(shared))
+}
+
+async fn observed(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_string();
+    let started = Instant::now();
+    let response = next.run(request).await;
+    let status = response.status().as_u16().to_string();
+    shared.seconds.with_label_values(&[path.as_str(), status.as_str()]).observe(started.elapsed().as_secs_f64());
+    response
+}
+
+/// An error as RFC 9457 has it.
+fn problem(status: StatusCode, code: &str, detail: &str, hint: Option<&str>) -> Response {
+    let body = json!({
+        "type": "about:blank", "title": status.canonical_reason(), "status": status.as_u16(),
+        "code": code, "detail": detail, "hint": hint,
+    });
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+}
+
+fn failed(error: &Error) -> Response {
+    let status =
+        if error.kind == Kind::Wait { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::INTERNAL_SERVER_ERROR };
+    problem(status, error.code, &error.message, error.hint.as_deref())
+}
+
+fn answered(status: StatusCode, body: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+fn time(us: i64) -> Value {
+    if us == NONE { Value::Null } else { Value::String(clock::rfc3339(us)) }
+}
+
+async fn health(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.store.status().await {
+        Ok(_) => answered(StatusCode::OK, &json!({"ok": true})),
+        Err(error) => answered(StatusCode::SERVICE_UNAVAILABLE, &json!({"ok": false, "error": error.to_string()})),
+    }
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let waiting: Vec<String> = match shared.store.status().await {
+        Err(error) => vec![error.to_string()],
+        Ok(status) => {
+            let begun = |view: &&PlannedView| !status.views.iter().any(|v| v.view == view.name);
+            shared.views.iter().filter(begun).map(|view| format!("view {} has not begun", view.name)).collect()
+        }
+    };
+    let code = if waiting.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    answered(code, &json!({"ready": waiting.is_empty(), "waiting": waiting}))
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let mut text = Vec::new();
+    match TextEncoder::new().encode(&shared.registry.gather(), &mut text) {
+        Ok(()) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "TG-INTERNAL", &error.to_string(), None),
+    }
+}
+
+async fn queries(State(shared): State<Arc<Shared>>) -> Response {
+    let status = match shared.store.status().await {
+        Ok(status) => status,
+        Err(error) => return failed(&error),
+    };
+    let view = |plan: &PlannedView| {
+        let columns: Vec<Value> = plan
+            .table
+            .columns
+            .iter()
+            .map(|c| json!({"name": c.name, "type": c.data_type.to_string(), "key": c.key_of.is_some()}))
+            .collect();
+        let progress = status.views.iter().find(|v| v.view == plan.name).map(|v| {
+            json!({
+                "closed_until": time(v.closed_until), "decoded": v.counts.decoded, "filtered": v.counts.filtered,
+                "accepted": v.counts.accepted, "late": v.counts.late, "failed": v.counts.failed,
+            })
+        });
+        json!({"name": plan.name, "source": plan.source, "what": plan.summary(), "columns": columns, "progress": progress})
+    };
+    let views: Vec<Value> = shared.views.iter().map(view).collect();
+    answered(StatusCode::OK, &json!({"queries": views}))
+}
+
+/// What may follow `?`.
+#[derive(Debug, Deserialize)]
+struct Page {
+    limit: Option<usize>,
+}
+
+impl Page {
+    fn limit(&self) -> usize {
+        self.limit.unwrap_or(ROWS).min(ROWS_MAX)
+    }
+}
+
+async fn rows(State(shared): State<Arc<Shared>>, Path(name): Path<String>, Query(page): Query<Page>) -> Response {
+    let Some(view) = shared.views.iter().find(|view| view.name == name) else {
+        let names: Vec<&str> = shared.views.iter().map(|view| view.name.as_str()).collect();
+        let hint = format!("there are: {}", names.join(", "));
+        return problem(StatusCode::NOT_FOUND, "TG-VIEW", &format!("there is no view {name}"), Some(&hint));
+    };
+    let rows = shared.store.rows(&view.table, Some(page.limit())).await;
+    match rows.and_then(|rows| Ok((show::json(&rows)?, rows.num_rows()))) {
+        Err(error) => failed(&error),
+        Ok((text, count)) => {
+            // The rows are JSON already; parsing them again would cost decimals their digits.
+            let mut body = format!("{{\"row_count\":{count},\"rows\":").into_bytes();
+            body.extend(text);
+            body.push(b'}');
+            (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+        }
+    }
+}
+
+async fn dead_letters(State(shared): State<Arc<Shared>>, Query(page): Query<Page>) -> Response {
+    match shared.store.dead_letters(page.limit()).await {
+        Err(error) => failed(&error),
+        Ok(letters) => {
+            let letters: Vec<Value> = letters
+                .iter()
+                .map(|l| {
+                    json!({
+                        "pipeline": l.pipeline, "view": l.view, "topic": l.topic, "partition": l.partition, "offset": l.offset,
+                        "reason": l.reason, "count": l.count, "detail": l.detail,
+                        "payload": l.payload.as_deref().map(String::from_utf8_lossy),
+                    })
+                })
+                .collect();
+            answered(StatusCode::OK, &json!({"dead_letters": letters}))
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `tidegate run`: the engine in this process, and the api as a child that is kept alive.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use tidegate_engine::settings::Settings;
+
+use crate::child::Running;
+use crate::engine;
+
+/// Options of `tidegate run`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// The directory of .sql files.
+    #[arg(long, value_name = "DIR", default_value = "queries")]
+    queries: PathBuf,
+    /// Where the api listens.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+}
+
+/// Where results go when no database is named.
+const DEFAULT_STORE: &str = "sqlite:tidegate.db";
+
+/// How long the api rests after it has ended by itself.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs until a signal, or until every pipeline has stopped.
+pub fn run(config: Option<&Path>, options: &Options) -> ExitCode {
+    let mut settings = match Settings::load(config) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if settings.store.url.is_empty() {
+        settings.store.url = DEFAULT_STORE.to_string();
+        tracing::info!(
+            "no database is named: results go to SQLite, in tidegate.db of this directory (DATABASE_URL names another)"
+        );
+    }
+    let ending = Arc::new(AtomicBool::new(false));
+    let keeper = std::thread::spawn({
+        let (ending, url) = (ending.clone(), settings.store.url.clone());
+        let queries = options.queries.display().to_string();
+        let listen = options.listen.clone().unwrap_or_else(|| settings.api.listen.clone());
+        move || keep(&ending, &queries, &listen, &url)
+    });
+    let engine = engine::Options { queries: options.queries.clone(), listen: None, until_caught_up: false };
+    let code = engine::start(settings, &engine);
+    ending.store(true, Ordering::Relaxed);
+    if keeper.join().is_err() {
+        eprintln!("TG-INTERNAL: the thread of the api panicked");
+    }
+    code
+}
+
+/// Keeps the api alive.
+fn keep(ending: &AtomicBool, queries: &str, listen: &str, url: &str) {
+    while !ending.load(Ordering::Relaxed) {
+        let arguments = ["api", "--queries", queries, "--listen", listen];
+        let mut api = match Running::start("api", &arguments, &[("DATABASE_URL", url), ("TIDEGATE__STORE__URL", url)]) {
+            Ok(api) => api,
+            Err(error) => {
+                tracing::error!("{error}");
+                return;
+            }
+        };
+        loop {
+            if ending.load(Ordering::Relaxed) {
+                if let Err(error) = api.stop(Duration::from_secs(5)) {
+                    tracing::warn!("{error}");
+                }
+                return;
+            }
+            match api.ended() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(100)),
+                Ok(Some(status)) => {
+                    tracing::warn!("the api ended with {status}; starting it again");
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!("{error}");
+                    return;
+                }
+            }
+        }
+        std::thread::sleep(PAUSE);
+    }
+}

@@ -1,0 +1,65 @@
+//! `tidegate api`: people's questions over HTTP, in a process of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use tidegate_engine::engine;
+use tidegate_engine::settings::Settings;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::router::router;
+
+/// Options of `tidegate api`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// The directory of .sql files.
+    #[arg(long, value_name = "DIR", default_value = "queries")]
+    pub queries: PathBuf,
+    /// Where it listens.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+}
+
+/// Serves until a signal.
+pub fn run(config: Option<&Path>, options: &Options) -> ExitCode {
+    match serve(config, options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: Option<&Path>, options: &Options) -> Result<(), String> {
+    let settings = Settings::load(config).map_err(|error| error.to_string())?;
+    let catalog = engine::catalog(&options.queries)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+    let store = engine::store(&settings).map_err(|error| error.to_string())?;
+    let listen = options.listen.as_ref().unwrap_or(&settings.api.listen);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| {
+            format!("TG-PORT: cannot listen on {listen}: {error} (choose another with --listen or api.listen)")
+        })?;
+        let address = listener.local_addr().map_err(|error| error.to_string())?;
+        tracing::info!("api at http://{address}");
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+        let ended = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        axum::serve(listener, router(store, catalog)?)
+            .with_graceful_shutdown(ended)
+            .await
+            .map_err(|error| error.to_string())
+    })
+}
