@@ -129,8 +129,7 @@ fn demo(options: &Options) -> Result<(), String> {
         }
     });
     let log = Arc::new(broker.log());
-    let running =
-        Engine::start_on(log, store.clone(), catalog, &settings, runtime.handle(), false).map_err(told)?;
+    let running = Engine::start_on(log, store.clone(), catalog, &settings, runtime.handle(), false).map_err(told)?;
     let queries = options.queries.display().to_string();
     let variables = [("TIDEGATE__STORE__URL", settings.store.url.as_str()), ("TIDEGATE_LOG", "error")];
     let mut api = Running::start("api", &["api", "--queries", &queries, "--listen", &options.listen], &variables)?;

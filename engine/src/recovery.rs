@@ -64,16 +64,7 @@ pub fn recover(pipeline: &Pipeline, lease: &dyn Lease) -> Result<Running> {
         let name = view.plan().name.clone();
         view.replays(given.iter().filter(|r| r.view == name).map(|r| (r.partition, r.offset)).collect());
     }
-    replay(
-        pipeline,
-        open(count as usize)?,
-        &mut decoder,
-        &mut watermarks,
-        &mut views,
-        &stored,
-        &starts,
-        &future,
-    )?;
+    replay(pipeline, open(count as usize)?, &mut decoder, &mut watermarks, &mut views, &stored, &starts, &future)?;
     for view in &mut views {
         view.recovered(stored.seq, stored.frontier)?;
     }

@@ -6,7 +6,9 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod edges;
+mod embedded;
 mod engine;
+mod golden;
 mod invariants;
 mod kill_points;
 mod oracle;

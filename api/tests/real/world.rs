@@ -66,7 +66,7 @@ fn at_exit() {
 }
 
 /// The repository that the tests run in. Asked when they run: clones may share one target directory.
-fn repository() -> PathBuf {
+pub fn repository() -> PathBuf {
     PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo")).join("..")
 }
 

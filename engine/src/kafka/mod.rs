@@ -118,7 +118,14 @@ impl KafkaReader {
                 .hint("correct the kafka.* options of its WITH")
             })?);
         let queue = Queue::new(&client).ok_or_else(|| Error::bug("the Kafka client made no queue"))?;
-        Ok(Self { queue, client, topic: source.options.topic.clone(), source: source.name.clone(), identity: None, assigned: false })
+        Ok(Self {
+            queue,
+            client,
+            topic: source.options.topic.clone(),
+            source: source.name.clone(),
+            identity: None,
+            assigned: false,
+        })
     }
 
     fn unanswered(&self, what: &str, error: &impl std::fmt::Display) -> Error {

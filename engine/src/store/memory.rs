@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::pieces::{STATE_VERSION, unpack};
 use super::status::{DeadLetterRow, PartitionStatus, PipelineStatus, Status, ViewStatus};
 use super::{
-    Commit, Expired, FoundPiece, GIVEN_REASONS, GivenReject, Lease, Settled, Stop, Store, Stored, StoredPartition, StoredView, ViewStart, Writer,
-    expired_rows,
+    Commit, Expired, FoundPiece, GIVEN_REASONS, GivenReject, Lease, Settled, Stop, Store, Stored, StoredPartition,
+    StoredView, ViewStart, Writer, expired_rows,
 };
 use crate::error::{Error, Result};
 use crate::sql::planned::Table;

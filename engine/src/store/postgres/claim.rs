@@ -10,7 +10,9 @@ use crate::error::{Error, Result};
 use crate::sink::quoted;
 use crate::sql::planned::Table;
 use crate::store::pieces::unpack;
-use crate::store::{FoundPiece, GIVEN_REASONS, GivenReject, Stored, StoredPartition, StoredView, ViewStart, holder, same_topic};
+use crate::store::{
+    FoundPiece, GIVEN_REASONS, GivenReject, Stored, StoredPartition, StoredView, ViewStart, holder, same_topic,
+};
 use crate::time::NONE;
 
 impl Session {
@@ -224,7 +226,8 @@ impl Session {
                 &[&pipeline, &parts, &offsets, &GIVEN_REASONS.as_slice()],
             )
             .await?;
-        let given = |row: &tokio_postgres::Row| GivenReject { view: row.get(0), partition: row.get(1), offset: row.get(2) };
+        let given =
+            |row: &tokio_postgres::Row| GivenReject { view: row.get(0), partition: row.get(1), offset: row.get(2) };
         Ok(rows.iter().map(given).collect())
     }
 

@@ -11,7 +11,9 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::sql::planned::Table;
 use crate::store::pieces::{STATE_VERSION, unpack};
-use crate::store::{Commit, FoundPiece, GIVEN_REASONS, GivenReject, Settled, Stop, ViewCommit, ViewStart, Writer, fenced};
+use crate::store::{
+    Commit, FoundPiece, GIVEN_REASONS, GivenReject, Settled, Stop, ViewCommit, ViewStart, Writer, fenced,
+};
 
 /// A pipeline's writer.
 pub struct SqliteWriter {

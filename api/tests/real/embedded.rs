@@ -1,0 +1,128 @@
+//! SQLite under kills, and the demo.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tidegate_bench::local::free_port;
+use tidegate_engine::engine::catalog;
+use tidegate_engine::failpoint::POINTS;
+use tidegate_engine::show;
+use tidegate_engine::store::Store;
+use tidegate_engine::store::sqlite::SqliteStore;
+use tidegate_engine::store::status::PipelineStatus;
+
+use crate::engine::{Engine, tidegate};
+use crate::world::{World, repository, shared};
+
+/// The tables of every view, and where every record went.
+fn everything(world: &World<'_>, file: &Path) -> (Vec<Vec<Vec<String>>>, Vec<String>) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = SqliteStore::new(file);
+    let views = catalog(&world.queries()).unwrap().views;
+    let rows = |table| show::table(&runtime.block_on(store.rows(table, None)).unwrap()).unwrap().1;
+    let tables = views.iter().map(|view| rows(&view.table)).collect();
+    let status = runtime.block_on(store.status()).unwrap();
+    let source = |p: &PipelineStatus| format!("{} {} {} {}", p.pipeline, p.read, p.decoded, p.rejected);
+    let mut told: Vec<String> = status.pipelines.iter().map(source).collect();
+    told.extend(status.partitions.iter().map(|p| format!("{} {} {}", p.partition, p.next_offset, p.watermark)));
+    told.extend(status.views.iter().map(|v| format!("{} {:?}", v.view, v.counts)));
+    for view in &status.views {
+        let c = &view.counts;
+        assert_eq!(c.decoded, c.filtered + c.accepted + c.late + c.failed, "{}", view.view);
+    }
+    let letters = runtime.block_on(store.dead_letters(1_000_000)).unwrap();
+    let rejected: i64 = letters.iter().map(|letter| letter.count).sum();
+    let expected: i64 = status.pipelines.iter().map(|p| p.rejected).sum::<i64>()
+        + status.views.iter().map(|v| v.counts.late + v.counts.failed).sum::<i64>();
+    assert_eq!(rejected, expected, "dead letters");
+    (tables, told)
+}
+
+fn engine<'a>(world: &'a World<'_>, file: &Path) -> Engine<'a> {
+    Engine::new(world, &format!("sqlite:{}", file.display()))
+}
+
+#[test]
+fn kills_change_no_answer_on_sqlite() {
+    let servers = shared();
+    let world = World::new(&servers, "sqlite-kills");
+    world.write_query(
+        "more.sql",
+        "CREATE MATERIALIZED VIEW hops AS SELECT window_start, stream_id, count(*) AS events, count(DISTINCT user_id) AS users \
+         FROM HOP(stream_events, ts, INTERVAL '1 second', INTERVAL '3 seconds') GROUP BY window_start, stream_id;
+         CREATE MATERIALIZED VIEW closed AS SELECT window_start, median(message_len) AS middle, sum(donation) AS usd \
+         FROM TUMBLE(stream_events, ts, INTERVAL '2 seconds') GROUP BY window_start EMIT ON WINDOW CLOSE;
+         CREATE MATERIALIZED VIEW running AS SELECT stream_id, count(*) AS events, sum(donation) AS usd, count(DISTINCT user_id) AS users \
+         FROM stream_events GROUP BY stream_id HAVING count(*) % 2 = 0;
+         CREATE MATERIALIZED VIEW donations AS SELECT stream_id, amount_usd FROM stream_events WHERE event_type = 'donation';",
+    );
+    let file = world.dir.path().join("killed.db");
+    let kills: u64 = std::env::var("TIDEGATE_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
+    let mut rng = ChaCha8Rng::seed_from_u64(kills);
+    let load = world.generating(&["--rate", "1500", "--seed", "77"]);
+    let mut reached = 0;
+    for point in POINTS.iter().filter(|point| !["shutdown", "replay-mid", "checkpoint-merged"].contains(point)) {
+        let mut engine = engine(&world, &file).failpoint(&format!("{point}=kill@1")).start();
+        assert!(engine.was_killed(Duration::from_secs(30)), "{point} was not reached:\n{}", engine.tail());
+        reached += 1;
+    }
+    for _ in 0..kills {
+        let mut engine = engine(&world, &file).start();
+        std::thread::sleep(Duration::from_millis(rng.random_range(10..1000)));
+        engine.kill9();
+    }
+    drop(load);
+    let run_to_end = |file: &Path| {
+        let mut engine = engine(&world, file).until_caught_up().start();
+        assert_eq!(engine.code(Duration::from_secs(120)), Some(0), "no end:\n{}", engine.tail());
+    };
+    run_to_end(&file);
+    let undisturbed = world.dir.path().join("undisturbed.db");
+    run_to_end(&undisturbed);
+    let (tables, told) = everything(&world, &file);
+    let (expected, expected_told) = everything(&world, &undisturbed);
+    assert_eq!(told, expected_told);
+    for (index, (table, expected)) in tables.iter().zip(&expected).enumerate() {
+        assert!(!expected.is_empty(), "table {index} is empty");
+        assert_eq!(table, expected, "table {index}");
+    }
+    println!("{reached} points and {kills} random kills on SQLite, no difference");
+}
+
+#[test]
+fn the_demo_accounts_for_every_record_and_its_curls_work() {
+    let port = free_port().unwrap();
+    let listen = format!("127.0.0.1:{port}");
+    let queries = repository().join("queries");
+    let mut command = tidegate();
+    command.args(["demo", "--duration", "15", "--history", "2", "--listen", &listen, "--queries"]).arg(queries);
+    let demo = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let get = |path: &str| -> (u16, String) {
+        use std::io::{Read, Write};
+        let Ok(mut stream) = std::net::TcpStream::connect(&listen) else { return (0, String::new()) };
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        (status, text.split("\r\n\r\n").nth(1).unwrap_or_default().to_string())
+    };
+    let patience = Duration::from_secs(12);
+    assert!(tidegate_bench::local::wait_until(patience, || get("/readyz").0 == 200), "not ready: {:?}", get("/readyz"));
+    assert!(
+        tidegate_bench::local::wait_until(patience, || get("/api/v1/dead-letters?limit=3").1.contains("\"reason\"")),
+        "no dead letters: {:?}",
+        get("/api/v1/dead-letters?limit=3")
+    );
+    assert_eq!(get("/health"), (200, "{\"ok\":true}".to_string()));
+    let (status, text) = get("/api/v1/queries/stream_metrics_minute/rows?limit=5");
+    assert!(status == 200 && text.starts_with("{\"row_count\":5,\"rows\":[{\"window_start\""), "{text}");
+    assert!(get("/api/v1/queries").1.contains("\"closed_until\""));
+    let (status, text) = get("/api/v1/queries/nothing/rows");
+    assert!(status == 404 && text.contains("there are: stream_metrics_minute"), "{text}");
+    assert!(get("/prometheus").1.contains("tidegate_api_request_seconds_count"));
+    let output = demo.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("demo: every record is accounted for"), "{text}");
+}
