@@ -13,7 +13,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array, new_empty_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array, new_empty_array, new_null_array,
+};
 use arrow::compute::{concat, interleave, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -80,6 +82,10 @@ impl Layout {
                     sets.push(below.field(distinct.value).data_type().clone());
                 }
             }
+        }
+        if fields.is_empty() {
+            // Batches without a column do not know how many rows they have.
+            fields.push(Field::new("__group", DataType::Boolean, true));
         }
         Ok(Self { keys, schema: Arc::new(Schema::new(fields)), widths, functions, sets, order })
     }
@@ -310,6 +316,9 @@ impl Groups {
         let mut columns = keys.clone();
         for accumulator in &mut epoch.accumulators {
             columns.extend(accumulator.state(EmitTo::All)?);
+        }
+        if columns.is_empty() {
+            columns.push(new_null_array(&DataType::Boolean, epoch.groups.len()));
         }
         self.check_growth(&columns[keys.len()..])?;
         let values = evaluate(&self.layout, &columns[keys.len()..], epoch.groups.len())?;
