@@ -44,8 +44,8 @@ test-fast: build   ## what needs no server
 test-all: setup build ## every kill point on its 1st, 2nd and 10th hit, 100 random kills, long outages
 	@TIDEGATE_TEST_ALL=1 TIDEGATE_TEST_KILLS=100 .ci/count cargo test --workspace
 
-crash: setup build ## N random kills (N=500)
-	@TIDEGATE_TEST_KILLS=$(N) .ci/count cargo test --workspace --test real kills_at_random_times
+crash: setup build ## N random kills on Postgres, and N on SQLite (N=500)
+	@TIDEGATE_TEST_KILLS=$(N) .ci/count cargo test --workspace --test real kills_
 
 bench: setup build ## cost and latency against real servers; BENCH_JSON=file writes the medians, ARGS= passes options
 	@$(BIN)/tidegate-bench $(ARGS)

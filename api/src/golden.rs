@@ -54,6 +54,7 @@ fn test(options: &Options) -> Result<bool, String> {
             queries: queries(options, file),
             variation: Variation::AsWritten,
             store: Arc::new(MemoryStore::default()),
+            damage: None,
             runtime: runtime.handle().clone(),
         };
         if options.accept {

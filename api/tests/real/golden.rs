@@ -17,7 +17,8 @@ fn all_pass(variation: Variation, prefix: &str) {
     for (number, file) in files.iter().enumerate() {
         let url = servers.postgres.create_database(&format!("{prefix}_{number}")).unwrap();
         let store = Arc::new(Postgres::new(&url, Duration::from_secs(20)).unwrap());
-        let options = Options { queries: Vec::new(), variation, store, runtime: runtime.handle().clone() };
+        let options =
+            Options { queries: Vec::new(), variation, store, damage: None, runtime: runtime.handle().clone() };
         if let Err(difference) = run(Path::new(file), &options) {
             failed.push(difference);
         }

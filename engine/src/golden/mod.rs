@@ -37,6 +37,8 @@ pub struct Options {
     pub variation: Variation,
     /// Where results go; nothing may be in it.
     pub store: Arc<dyn Store>,
+    /// What happens to the store before each crash, such as a loss of its state.
+    pub damage: Option<Arc<dyn Fn() + Send + Sync>>,
     /// Runs what is asynchronous.
     pub runtime: tokio::runtime::Handle,
 }

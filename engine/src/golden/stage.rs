@@ -291,6 +291,9 @@ impl Stage {
     /// Drops every pipeline's memory and recovers from the store and the log.
     fn crash(&mut self) -> Result<()> {
         self.play()?;
+        if let Some(damage) = &self.options.damage {
+            damage();
+        }
         for played in self.played.iter_mut().flatten() {
             played.read = Epoch::default();
             played.running = recovery::recover(&played.pipeline, played.lease.as_ref())?;

@@ -103,6 +103,13 @@ impl Rows {
 }
 
 impl MemoryStore {
+    /// Loses every piece of state, as a disk might.
+    pub fn lose_state(&self) {
+        for pipeline in self.held().pipelines.values_mut() {
+            pipeline.state.clear();
+        }
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -13,7 +13,13 @@ fn golden() -> PathBuf {
     Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo")).join("tests/golden")
 }
 
+type Damage = Arc<dyn Fn() + Send + Sync>;
+
 fn all_pass(variation: Variation, store: impl Fn() -> Arc<dyn Store>) {
+    all_pass_on(variation, || (store(), None));
+}
+
+fn all_pass_on(variation: Variation, store: impl Fn() -> (Arc<dyn Store>, Option<Damage>)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let only = std::env::var("GOLDEN").unwrap_or_default();
     let files: Vec<PathBuf> = files(&golden()).unwrap();
@@ -21,7 +27,8 @@ fn all_pass(variation: Variation, store: impl Fn() -> Arc<dyn Store>) {
     assert!(!chosen.is_empty(), "no golden file is named like {only}");
     let mut failed = Vec::new();
     for file in &chosen {
-        let options = Options { queries: Vec::new(), variation, store: store(), runtime: runtime.handle().clone() };
+        let (store, damage) = store();
+        let options = Options { queries: Vec::new(), variation, store, damage, runtime: runtime.handle().clone() };
         if let Err(difference) = run(file, &options) {
             failed.push(difference);
         }
@@ -78,4 +85,31 @@ fn golden_files_on_sqlite_with_a_crash_after_each_commit() {
     let (directory, store) = sqlite("crash");
     all_pass(Variation::CrashEachCheckpoint, store);
     std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn golden_files_with_the_state_lost_after_each_commit() {
+    all_pass_on(Variation::CrashEachCheckpoint, || {
+        let store = MemoryStore::default();
+        let damaged = store.clone();
+        (Arc::new(store), Some(Arc::new(move || damaged.lose_state())))
+    });
+}
+
+#[test]
+fn the_examples_own_golden_files() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let queries = golden().join("../../../queries");
+    let found = files(&queries).unwrap();
+    assert!(!found.is_empty());
+    for file in found {
+        let options = Options {
+            queries: vec![queries.clone()],
+            variation: Variation::AsWritten,
+            store: memory(),
+            damage: None,
+            runtime: runtime.handle().clone(),
+        };
+        run(&file, &options).unwrap_or_else(|difference| panic!("{difference}"));
+    }
 }
