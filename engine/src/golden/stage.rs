@@ -273,7 +273,7 @@ impl Stage {
         self.play()?;
         self.commits += 1;
         let variation = self.options.variation;
-        let checkpoint = checkpoint || (variation == Variation::CrashEachCheckpoint && self.commits % 2 == 0);
+        let checkpoint = checkpoint || (variation == Variation::CrashEachCheckpoint && self.commits.is_multiple_of(2));
         for played in self.played.iter_mut().flatten() {
             let Played { pipeline, lease, running, read } = played;
             pipeline.drain(running, read)?;

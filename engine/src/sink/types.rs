@@ -21,7 +21,7 @@ pub fn sql_type(data_type: &DataType) -> Option<String> {
     })
 }
 
-/// The type in which values are handed over: the few that [`super::columns`] writes.
+/// The type in which values are handed over: the few that the Postgres store writes.
 pub fn wire_type(data_type: &DataType) -> Option<DataType> {
     Some(match data_type {
         DataType::Int8 | DataType::UInt8 => DataType::Int16,

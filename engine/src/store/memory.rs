@@ -48,9 +48,14 @@ struct Pipeline {
     partitions: BTreeMap<i32, StoredPartition>,
     views: BTreeMap<String, View>,
     dead_letters: Vec<DeadLetterRow>,
-    /// By view, part, window and commit.
-    state: BTreeMap<(String, i32, i64, i64), (i64, Vec<u8>, Vec<u8>)>,
+    state: BTreeMap<PieceKey, PieceBytes>,
 }
+
+/// View, part, pane and commit.
+type PieceKey = (String, i32, i64, i64);
+
+/// Groups, digest and data.
+type PieceBytes = (i64, Vec<u8>, Vec<u8>);
 
 struct View {
     stored: StoredView,
