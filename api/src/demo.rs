@@ -24,6 +24,7 @@ use tidegate_engine::show;
 use tidegate_engine::sql::planned::{Shape as ViewShape, Table};
 use tidegate_engine::store::Store;
 use tidegate_engine::store::status::Status;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::child::Running;
 use crate::generate::events::{Events, Shape};
@@ -123,9 +124,12 @@ fn demo(options: &Options) -> Result<(), String> {
     runtime.spawn({
         let ending = ending.clone();
         async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                ending.store(true, Ordering::Relaxed);
+            let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
             }
+            ending.store(true, Ordering::Relaxed);
         }
     });
     let log = Arc::new(broker.log());

@@ -152,6 +152,9 @@ pub struct Table {
     pub columns: Vec<TableColumn>,
 }
 
+/// What [`TableColumn::key_of`] says of the key of a table that has one row: it is no group, and always 0.
+pub const CONSTANT_KEY: usize = usize::MAX;
+
 /// A column of a view's table.
 #[derive(Debug, Clone)]
 pub struct TableColumn {

@@ -5,7 +5,7 @@ use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::{Expr, lit};
 use datafusion::scalar::ScalarValue;
 
-use super::window::{Edge, Kind, WINDOW_UDF, Windows, called};
+use super::window::{Edge, Kind, SIZE_MAX_US, WINDOW_UDF, Windows, called};
 
 const DAY_US: i64 = 86_400_000_000;
 
@@ -93,7 +93,7 @@ fn interval(expr: Option<&Expr>) -> Option<i64> {
             if value.months == 0 && value.nanoseconds % 1_000 == 0 =>
         {
             let us = i64::from(value.days).checked_mul(DAY_US)?.checked_add(value.nanoseconds / 1_000)?;
-            (us > 0).then_some(us)
+            (1..=SIZE_MAX_US).contains(&us).then_some(us)
         }
         _ => None,
     }

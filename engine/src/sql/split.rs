@@ -31,8 +31,8 @@ use sqlparser::ast;
 
 use super::explain::{explain, refuse_expressions};
 use super::planned::{
-    Aggregate, Distinct, Emit, Function, Group, Inputs, PlannedSource, PlannedView, Retention, Shape, Table,
-    TableColumn,
+    Aggregate, CONSTANT_KEY, Distinct, Emit, Function, Group, Inputs, PlannedSource, PlannedView, Retention, Shape,
+    Table, TableColumn,
 };
 use super::recognise::{holds_panes, recognise};
 use super::view::ViewText;
@@ -142,14 +142,9 @@ fn split(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewTex
             .hint("group by one window"));
     }
     let shape = windows.first().map_or(Shape::Running, |(_, windows, _)| Shape::Windowed(*windows));
-    if shape == Shape::Running {
-        if groups.is_empty() {
-            return Err(not_yet(name, "an aggregate without GROUP BY", "group by a column, or by a window"));
-        }
-        if view.emit == Emit::Close {
-            return Err(Error::query("TG-SQL-EMIT", format!("view {name} has no window that could close"))
-                .hint("leave EMIT out, or group by a window"));
-        }
+    if shape == Shape::Running && view.emit == Emit::Close {
+        return Err(Error::query("TG-SQL-EMIT", format!("view {name} has no window that could close"))
+            .hint("leave EMIT out, or group by a window"));
     }
     if matches!(shape, Shape::Windowed(w) if w.kind == Kind::Cumulate)
         && windows.iter().all(|(_, _, edge)| *edge == Edge::Start)
@@ -229,7 +224,12 @@ fn split(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewTex
     let above_logical = carry(name, &analyzed, &[ROW], &group_leaf)?;
     let above = physical(&state, &above_logical, group_leaf.slot.clone()).map_err(told)?;
     let ends_matter = matches!(shape, Shape::Windowed(w) if w.kind == Kind::Cumulate);
-    let table = table(name, &analyzed, &aggregate, &groups, ends_matter)?;
+    let mut table = table(name, &analyzed, &aggregate, &groups, ends_matter)?;
+    if groups.is_empty() {
+        let name = column_name(name, 0, "_key", &table.columns)?;
+        let key = TableColumn { name, data_type: DataType::Int16, key_of: Some(CONSTANT_KEY), nullable: false };
+        table.columns.insert(0, key);
+    }
     let retention = retention(view, shape, &groups, &table)?;
     let fingerprint = fingerprint(source, view);
     Ok(PlannedView {
@@ -340,14 +340,14 @@ fn retention(view: &ViewText, shape: Shape, groups: &[Group], table: &Table) -> 
         return Err(Error::query("TG-SQL-VIEW", format!("view {} has no windows, and so no retention", view.name))
             .hint("leave it out, or group by a window"));
     };
-    let found = table.columns.iter().find_map(|column| match column.key_of.map(|group| &groups[group]) {
+    let found = table.columns.iter().find_map(|column| match column.key_of.and_then(|group| groups.get(group)) {
         Some(Group::Window { edge, .. }) => Some((column.name.clone(), *edge)),
         _ => None,
     });
     let (column, edge) = found.ok_or_else(|| Error::bug(format!("view {} has no window in its key", view.name)))?;
     // Of the longest window that has this edge, the one that may go last.
     let edge_us = edge.of(super::window::Span { start: -windows.size_us, end: 0 });
-    Ok(Some(Retention { column, behind_us: retention_us - edge_us }))
+    Ok(Some(Retention { column, behind_us: retention_us.saturating_sub(edge_us) }))
 }
 
 /// Refuses expressions over `window_start` and its like where a row has several windows.

@@ -16,7 +16,7 @@ use super::planned::Emit;
 use super::statement::parse_interval_us;
 use super::statement::{Cursor, interval_us, normal};
 use super::text::DIALECT;
-use super::window::{Edge, Kind, Windows, call};
+use super::window::{Edge, Kind, SIZE_MAX_US, Windows, call};
 use crate::error::{Error, Result};
 
 /// A view as it was written.
@@ -182,8 +182,8 @@ fn arguments(kind: Kind, args: &[FunctionArg]) -> Result<Given, String> {
         };
         let FunctionArgExpr::Expr(value) = value else { return Err(format!("{function}: {arg} is not an argument")) };
         let length = |what: &str| {
-            let length = interval_us(value).filter(|us| *us > 0);
-            length.ok_or(format!("{function}: {value} is not a {what} of fixed length"))
+            let length = interval_us(value).filter(|us| (1..=SIZE_MAX_US).contains(us));
+            length.ok_or(format!("{function}: {value} is not a {what} of fixed length, of at most a hundred years"))
         };
         match name.as_str() {
             name if !names.contains(&name) => return Err(format!("{function} has no argument {name}: {arg}")),

@@ -19,6 +19,9 @@ use datafusion::scalar::ScalarValue;
 /// `tidegate_window(time, kind, size_us, step_us, offset_us, edge)`.
 pub const WINDOW_UDF: &str = "tidegate_window";
 
+/// The longest window: a hundred years, so that no sum with a time of the years 1 to 9999 overflows.
+pub const SIZE_MAX_US: i64 = 36_525 * 86_400_000_000;
+
 /// How windows lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

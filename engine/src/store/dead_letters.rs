@@ -7,6 +7,9 @@ use crate::batch::Reject;
 /// Records kept in full for each epoch, partition, reason and view: a flood of rejects must not flood the database.
 const FULL_MAX: usize = 100;
 
+/// At most this much of a reason is kept for a person.
+const DETAIL_CHARS_MAX: usize = 500;
+
 /// A row of `tidegate.dead_letters`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -40,6 +43,9 @@ pub fn fold(rejects: Vec<Reject>) -> Vec<DeadLetter> {
     for ((view, partition, reason), mut rejects) in kinds {
         rejects.sort_by_key(|reject| reject.offset);
         let view = view.unwrap_or_default();
+        for reject in &mut rejects {
+            reject.detail = storable(&reject.detail);
+        }
         let rest = rejects.split_off(rejects.len().min(FULL_MAX));
         for reject in rejects {
             letters.push(DeadLetter {
@@ -71,6 +77,11 @@ pub fn fold(rejects: Vec<Reject>) -> Vec<DeadLetter> {
     letters
 }
 
+/// A text for a person as every store can hold it: a decoder's message may quote the payload, and so any byte of it.
+fn storable(detail: &str) -> String {
+    detail.chars().take(DETAIL_CHARS_MAX).map(|c| if c == '\0' { '\u{2400}' } else { c }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +104,11 @@ mod tests {
         offsets.dedup();
         assert_eq!(offsets, (0..250).collect::<Vec<_>>());
         assert!(letters[..100].iter().all(|letter| letter.payload.is_some()));
+    }
+
+    #[test]
+    fn a_reason_that_quotes_a_nul_can_be_stored() {
+        assert_eq!(storable("unexpected '\0' at 1"), "unexpected '\u{2400}' at 1");
+        assert_eq!(storable(&"x".repeat(2_000)).len(), DETAIL_CHARS_MAX);
     }
 }

@@ -22,14 +22,16 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int16Array, RecordBatch, TimestampMicrosecondArray, UInt32Array,
+};
 use arrow::compute::{cast, concat_batches, filter_record_batch, take, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, UInt32Type};
 use arrow::row::{RowConverter, SortField};
 
 use crate::batch::Reject;
 use crate::error::{Error, Result};
-use crate::sql::planned::{Emit, Group, PlannedView, Shape};
+use crate::sql::planned::{CONSTANT_KEY, Emit, Group, PlannedView, Shape};
 use crate::sql::window::{Kind, Span, Windows};
 use crate::time;
 use crate::time::clock::rfc3339;
@@ -556,7 +558,13 @@ impl View {
             survivors[*index as usize] = true;
         }
         let kept: Vec<usize> = (0..output.num_columns()).filter(|index| *index != row).collect();
-        Ok((output.project(&kept)?, survivors))
+        let output = output.project(&kept)?;
+        if self.plan.table.columns[0].key_of != Some(CONSTANT_KEY) {
+            return Ok((output, survivors));
+        }
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(Int16Array::from_value(0, output.num_rows()))];
+        columns.extend(output.columns().iter().cloned());
+        Ok((RecordBatch::try_new(self.plan.table.schema(), columns)?, survivors))
     }
 
     fn above_rows(&self, window: Span, groups: &Evaluated, first: u32) -> Result<RecordBatch> {
@@ -602,10 +610,10 @@ impl View {
     fn keys_of(&self, window: Span, groups: &Evaluated, rows: &UInt32Array) -> Result<RecordBatch> {
         let (mut fields, mut columns) = (Vec::new(), Vec::new());
         for column in self.plan.table.key() {
-            let array = match column.key_of.map(|group| &self.plan.groups[group]) {
+            let array = match column.key_of.and_then(|group| self.plan.groups.get(group)) {
                 Some(Group::Key(key)) => take(&groups.keys[*key], rows, None)?,
                 Some(Group::Window { edge, data_type }) => constant_time(edge.of(window), data_type, rows.len())?,
-                None => continue,
+                None => Arc::new(Int16Array::from_value(0, rows.len())),
             };
             fields.push(Field::new(&column.name, array.data_type().clone(), true));
             columns.push(array);

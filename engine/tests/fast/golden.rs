@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tidegate_engine::golden::{Options, Variation, files, run};
+use tidegate_engine::golden::{Options, Variation, accept, files, run};
 use tidegate_engine::store::Store;
 use tidegate_engine::store::memory::MemoryStore;
 use tidegate_engine::store::sqlite::SqliteStore;
@@ -112,4 +112,27 @@ fn the_examples_own_golden_files() {
         };
         run(&file, &options).unwrap_or_else(|difference| panic!("{difference}"));
     }
+}
+
+#[test]
+fn a_difference_is_shown_and_accept_writes_what_comes_out() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let directory = std::env::temp_dir().join(format!("tidegate-accept-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("wrong.slt");
+    let right = std::fs::read_to_string(golden().join("aggregates/count.slt")).unwrap();
+    std::fs::write(&file, right.replace("\n3 2\n", "\n3 1\n")).unwrap();
+    let options = || Options {
+        queries: Vec::new(),
+        variation: Variation::AsWritten,
+        store: memory(),
+        damage: None,
+        runtime: runtime.handle().clone(),
+    };
+    let difference = run(&file, &options()).expect_err("it differs");
+    assert!(difference.contains("-   3 1") && difference.contains("+   3 2"), "{difference}");
+    assert!(difference.contains("wrong.slt:"), "{difference}");
+    accept(&file, &options()).unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), right);
+    std::fs::remove_dir_all(directory).unwrap();
 }
