@@ -1,6 +1,7 @@
 //! What an operator tunes. Nothing here can change an answer: what can stands in the SQL.
 //!
-//! Defaults, then `tidegate.toml`, then `TIDEGATE__SECTION__KEY`, `DATABASE_URL` and `KAFKA_BROKERS`, then flags.
+//! Defaults, then `tidegate.toml`, then `TIDEGATE__SECTION__KEY`, `DATABASE_URL` and `KAFKA_BROKERS` (or the files that
+//! `DATABASE_URL_FILE` and `KAFKA_BROKERS_FILE` name), then flags.
 
 use std::path::Path;
 use std::time::Duration;
@@ -150,10 +151,8 @@ impl Settings {
         for (variable, place) in
             [("DATABASE_URL", &mut settings.store.url), ("KAFKA_BROKERS", &mut settings.kafka.brokers)]
         {
-            if place.is_empty()
-                && let Ok(value) = std::env::var(variable)
-            {
-                *place = value;
+            if place.is_empty() {
+                *place = named(variable)?.unwrap_or_default();
             }
         }
         if !settings.test.enabled && !settings.test.failpoints.is_empty() {
@@ -162,5 +161,18 @@ impl Settings {
             );
         }
         Ok(settings)
+    }
+}
+
+/// The value of a variable, or of the file that `…_FILE` names, as secrets are often handed over.
+fn named(variable: &str) -> Result<Option<String>> {
+    if let Ok(value) = std::env::var(variable) {
+        return Ok(Some(value));
+    }
+    let file = format!("{variable}_FILE");
+    let Ok(path) = std::env::var(&file) else { return Ok(None) };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().to_string())),
+        Err(error) => Err(Error::configuration("TG-SETTING", format!("{file}: cannot read {path}: {error}"))),
     }
 }

@@ -97,7 +97,7 @@ fn the_demo_accounts_for_every_record_and_its_curls_work() {
     let listen = format!("127.0.0.1:{port}");
     let queries = repository().join("queries");
     let mut command = tidegate();
-    command.args(["demo", "--duration", "15", "--history", "2", "--listen", &listen, "--queries"]).arg(queries);
+    command.args(["demo", "--duration", "30", "--history", "2", "--listen", &listen, "--queries"]).arg(queries);
     let demo = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let get = |path: &str| -> (u16, String) {
         use std::io::{Read, Write};
@@ -108,7 +108,7 @@ fn the_demo_accounts_for_every_record_and_its_curls_work() {
         let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
         (status, text.split("\r\n\r\n").nth(1).unwrap_or_default().to_string())
     };
-    let patience = Duration::from_secs(12);
+    let patience = Duration::from_secs(25);
     assert!(tidegate_bench::local::wait_until(patience, || get("/readyz").0 == 200), "not ready: {:?}", get("/readyz"));
     assert!(
         tidegate_bench::local::wait_until(patience, || get("/api/v1/dead-letters?limit=3").1.contains("\"reason\"")),
@@ -125,4 +125,34 @@ fn the_demo_accounts_for_every_record_and_its_curls_work() {
     let output = demo.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("demo: every record is accounted for"), "{text}");
+}
+
+#[test]
+fn views_are_listed_and_dropped_in_a_database_that_a_file_names() {
+    let servers = shared();
+    let world = World::new(&servers, "named-by-a-file");
+    let secret = world.dir.path().join("url");
+    let database = world.dir.path().join("views.db");
+    for url in [world.url(), format!("sqlite:{}", database.display())] {
+        std::fs::write(&secret, format!("{url}\n")).unwrap();
+        let view = |arguments: &[&str]| {
+            let mut command = tidegate();
+            command.arg("view").args(arguments).env("DATABASE_URL_FILE", &secret).env_remove("DATABASE_URL");
+            let output = command.output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            (output.status.success(), text)
+        };
+        let queries = world.queries().display().to_string();
+        let list = ["list", "--queries", &queries];
+        let (listed, text) = view(&list);
+        assert!(listed && text.lines().count() == 1, "before the first start: {text}");
+        let mut engine = Engine::new(&world, &url).until_caught_up().start();
+        assert_eq!(engine.code(Duration::from_secs(60)), Some(0), "{}", engine.tail());
+        let (_, text) = view(&list);
+        assert!(text.contains("stream_metrics_minute") && text.contains("declared"), "{text}");
+        let (dropped, text) = view(&["drop", "stream_metrics_minute"]);
+        assert!(dropped && text.contains("is gone"), "{text}");
+        let (dropped, text) = view(&["drop", "stream_metrics_minute"]);
+        assert!(!dropped && text.contains("TG-VIEW: there is no view stream_metrics_minute"), "{text}");
+    }
 }

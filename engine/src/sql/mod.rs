@@ -7,13 +7,16 @@
 //!
 //! [`Catalog::load`] is the only door. Nothing here connects to anything or asks what time it is.
 
+mod aggregates;
 mod catalog;
 mod explain;
 pub mod planned;
 mod recognise;
 pub mod source;
 mod split;
+mod stateless;
 mod statement;
+mod table;
 mod text;
 mod view;
 pub mod window;

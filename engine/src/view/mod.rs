@@ -15,28 +15,26 @@
 
 mod distinct;
 mod groups;
+mod keep;
 mod merge;
 pub mod plan;
+mod publish;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int16Array, RecordBatch, TimestampMicrosecondArray, UInt32Array,
-};
-use arrow::compute::{cast, concat_batches, filter_record_batch, take, take_record_batch};
-use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, UInt32Type};
-use arrow::row::{RowConverter, SortField};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::{filter_record_batch, take_record_batch};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 
 use crate::batch::Reject;
 use crate::error::{Error, Result};
-use crate::sql::planned::{CONSTANT_KEY, Emit, Group, PlannedView, Shape};
+use crate::sql::planned::{Group, PlannedView, Shape};
 use crate::sql::window::{Kind, Span, Windows};
 use crate::time;
 use crate::time::clock::rfc3339;
-use groups::{Evaluated, Groups, Layout, inputs};
-use merge::Wanted;
+use groups::{Groups, Layout, inputs};
 
 /// What a view's table must undergo for one epoch.
 #[derive(Debug)]
@@ -438,189 +436,6 @@ impl View {
         }
     }
 
-    /// Whether windows of several panes wait to be published.
-    pub fn is_waiting(&self) -> bool {
-        self.is_waiting
-    }
-
-    /// Ends an epoch: what changed is evaluated, and windows close.
-    pub fn finish(&mut self, end: End) -> Result<Outcome> {
-        let mut outcome = Outcome { counts: std::mem::take(&mut self.counts), ..Outcome::default() };
-        if self.plan.shape == Shape::Stateless {
-            outcome.changes = self.pass()?;
-            return Ok(outcome);
-        }
-        let (seq, emit) = (end.seq, self.plan.emit);
-        let mut evaluated: Vec<(Span, Evaluated)> = Vec::new();
-        let windows = self.windows();
-        for (start, open) in &mut self.open {
-            let Some(groups) = open.groups.finish(seq).map_err(|error| error.of_view(&self.plan.name))? else {
-                continue;
-            };
-            match windows {
-                Some(windows) if windows.kind != Kind::Tumble => {
-                    for window in windows.of_pane(*start) {
-                        if let Some(several) = self.several.get_mut(&window) {
-                            // Before it is published for the first time, all of it is dirty anyway.
-                            several.dirty = true;
-                            if several.begun {
-                                several.keys.push(groups.keys.clone());
-                            }
-                        }
-                    }
-                }
-                _ if emit == Emit::Update => evaluated.push((span_of(windows, *start), groups)),
-                _ => {}
-            }
-        }
-        let mut deletes_all = false;
-        if let Some(windows) = self.paned() {
-            self.evaluate_several(windows, end, &mut evaluated)?;
-            deletes_all = emit == Emit::Update;
-        } else if let (Some(windows), Emit::Close) = (windows, emit) {
-            for (start, open) in &self.open {
-                let span = Span { start: *start, end: start + windows.size_us };
-                if span.end > end.frontier {
-                    break;
-                }
-                evaluated.push((span, open.groups.evaluate_all()?));
-            }
-        }
-        if !evaluated.is_empty() {
-            let (rows, survivors) = self.run_above(&evaluated)?;
-            let deletes = match (self.plan.filters_groups, emit) {
-                (true, Emit::Update) => self.gone(&evaluated, &survivors, deletes_all)?,
-                _ => None,
-            };
-            if rows.num_rows() > 0 || deletes.is_some() {
-                outcome.changes = Some(Changes { upserts: rows, deletes });
-            }
-        }
-        self.close(end.frontier, &mut outcome);
-        Ok(outcome)
-    }
-
-    /// The rows of a stateless view.
-    fn pass(&mut self) -> Result<Option<Changes>> {
-        let passed = std::mem::take(&mut self.passed);
-        let Some(first) = passed.first() else { return Ok(None) };
-        Ok(Some(Changes { upserts: concat_batches(&first.schema(), &passed)?, deletes: None }))
-    }
-
-    /// Evaluates windows of several panes that are due.
-    fn evaluate_several(&mut self, windows: Windows, end: End, evaluated: &mut Vec<(Span, Evaluated)>) -> Result<()> {
-        let emit = self.plan.emit;
-        self.is_waiting = false;
-        for (window, several) in &mut self.several {
-            let closes = window.end <= end.frontier;
-            let reached = window.end - windows.pane_us() <= end.greatest;
-            let due = match emit {
-                Emit::Close => closes,
-                Emit::Update => several.dirty && (closes || reached && end.emit),
-            };
-            if !closes && !reached {
-                // They are in the order of their ends: later ones are not reached either.
-                break;
-            }
-            if !due {
-                self.is_waiting |= emit == Emit::Update && several.dirty;
-                continue;
-            }
-            let panes: Vec<&Groups> =
-                windows.panes(*window).filter_map(|pane| self.open.get(&pane).map(|open| &open.groups)).collect();
-            let wanted = if several.begun && !several.keys.is_empty() {
-                Wanted::Keys(std::mem::take(&mut several.keys))
-            } else {
-                Wanted::All
-            };
-            *several = Several { begun: true, ..Several::default() };
-            let groups = merge::evaluate(&self.layout, &panes, &wanted)?;
-            if !groups.groups.is_empty() {
-                evaluated.push((*window, groups));
-            }
-        }
-        Ok(())
-    }
-
-    /// Runs the plan above; which of the rows it was given are among its output.
-    fn run_above(&self, evaluated: &[(Span, Evaluated)]) -> Result<(RecordBatch, Vec<bool>)> {
-        let mut batches = Vec::new();
-        let mut next = 0u32;
-        for (window, groups) in evaluated {
-            batches.push(self.above_rows(*window, groups, next)?);
-            next += groups.groups.len() as u32;
-        }
-        let schema = self.plan.above.schema();
-        let output = concat_batches(&schema, &self.plan.above.run(batches)?)?;
-        let row = schema.index_of(crate::sql::ROW)?;
-        let mut survivors = vec![false; next as usize];
-        for index in output.column(row).as_primitive::<UInt32Type>().values() {
-            survivors[*index as usize] = true;
-        }
-        let kept: Vec<usize> = (0..output.num_columns()).filter(|index| *index != row).collect();
-        let output = output.project(&kept)?;
-        if self.plan.table.columns[0].key_of != Some(CONSTANT_KEY) {
-            return Ok((output, survivors));
-        }
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(Int16Array::from_value(0, output.num_rows()))];
-        columns.extend(output.columns().iter().cloned());
-        Ok((RecordBatch::try_new(self.plan.table.schema(), columns)?, survivors))
-    }
-
-    fn above_rows(&self, window: Span, groups: &Evaluated, first: u32) -> Result<RecordBatch> {
-        let rows = groups.groups.len();
-        let mut columns: Vec<ArrayRef> = Vec::new();
-        for group in &self.plan.groups {
-            columns.push(match group {
-                Group::Key(key) => groups.keys[*key].clone(),
-                Group::Window { edge, data_type } => constant_time(edge.of(window), data_type, rows)?,
-            });
-        }
-        columns.extend(groups.values.iter().cloned());
-        columns.push(Arc::new(UInt32Array::from_iter_values(first..first + rows as u32)));
-        Ok(RecordBatch::try_new(self.above_schema.clone(), columns)?)
-    }
-
-    /// The keys of rows that HAVING has dropped: those that were published and are no more; or simply all of them,
-    /// where that is not known.
-    fn gone(&mut self, evaluated: &[(Span, Evaluated)], survivors: &[bool], all: bool) -> Result<Option<RecordBatch>> {
-        let mut gone = Vec::new();
-        let mut next = 0;
-        for (window, groups) in evaluated {
-            let mut rows = Vec::new();
-            let mut open = self.open.get_mut(&window.start).filter(|_| !all);
-            for (row, group) in groups.groups.iter().enumerate() {
-                let survives = survivors[next + row];
-                let was = open.as_mut().is_none_or(|open| open.groups.publish(*group, survives));
-                if was && !survives {
-                    rows.push(row as u32);
-                }
-            }
-            next += groups.groups.len();
-            if !rows.is_empty() {
-                gone.push(self.keys_of(*window, groups, &UInt32Array::from(rows))?);
-            }
-        }
-        match gone.first() {
-            None => Ok(None),
-            Some(first) => Ok(Some(concat_batches(&first.schema(), &gone)?)),
-        }
-    }
-
-    fn keys_of(&self, window: Span, groups: &Evaluated, rows: &UInt32Array) -> Result<RecordBatch> {
-        let (mut fields, mut columns) = (Vec::new(), Vec::new());
-        for column in self.plan.table.key() {
-            let array = match column.key_of.and_then(|group| self.plan.groups.get(group)) {
-                Some(Group::Key(key)) => take(&groups.keys[*key], rows, None)?,
-                Some(Group::Window { edge, data_type }) => constant_time(edge.of(window), data_type, rows.len())?,
-                None => Arc::new(Int16Array::from_value(0, rows.len())),
-            };
-            fields.push(Field::new(&column.name, array.data_type().clone(), true));
-            columns.push(array);
-        }
-        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
-    }
-
     /// Drops windows that end at or before the frontier, and panes that no open window holds.
     fn close(&mut self, frontier: i64, outcome: &mut Outcome) {
         let Some(windows) = self.windows() else { return };
@@ -641,149 +456,6 @@ impl View {
         outcome.closed += if windows.kind == Kind::Tumble { dropped.len() } else { over.len() };
         outcome.drop_state_before = dropped.last().filter(|_| stored).map(|last| last + 1);
     }
-
-    /// Lowers `needs` to what the open panes depend on.
-    pub fn needs(&self, needs: &mut Needs) {
-        for open in self.open.values() {
-            for (partition, need) in &open.needs {
-                let lowest = needs.entry(*partition).or_insert(*need);
-                if need.0 < lowest.0 {
-                    *lowest = *need;
-                }
-            }
-        }
-    }
-
-    /// How many pieces of its state the database has.
-    pub fn pieces(&self) -> i64 {
-        self.open.values().flat_map(|open| &open.pieces).map(|pieces| pieces.len() as i64).sum()
-    }
-
-    /// Bytes of its state, roughly; and its groups.
-    pub fn size(&self) -> (usize, usize) {
-        self.open
-            .values()
-            .fold((0, 0), |(bytes, groups), open| (bytes + open.groups.bytes(), groups + open.groups.len()))
-    }
-
-    /// State that changed since the last checkpoint, as pieces of commit `seq`.
-    ///
-    /// A piece also takes in the newest earlier ones while they are not much larger than itself, so that a pane has
-    /// few pieces, each at least twice the size of the next.
-    pub fn checkpoint(&mut self, seq: i64) -> Result<Vec<PieceWritten>> {
-        let mut written = Vec::new();
-        for (start, open) in &mut self.open {
-            for (part, pieces) in (0..).zip(&mut open.pieces) {
-                let since = pieces.last().map_or(0, |piece| piece.seq);
-                let Some(mut groups) = open.groups.changed_since(part, since)? else { continue };
-                let mut size = groups.get_array_memory_size();
-                let (mut replaces, mut from) = (Vec::new(), since);
-                while let Some(piece) = pieces.last().copied().filter(|piece| piece.bytes <= 2 * size) {
-                    pieces.pop();
-                    replaces.push(piece.seq);
-                    size += piece.bytes;
-                    from = piece.since;
-                }
-                if from != since {
-                    groups = open.groups.changed_since(part, from)?.unwrap_or(groups);
-                }
-                pieces.push(Piece { seq, since: from, bytes: groups.get_array_memory_size() });
-                written.push(PieceWritten { part, window_start: *start, groups, replaces });
-            }
-        }
-        Ok(written)
-    }
-
-    /// Takes in a piece that a checkpoint wrote; pieces come in the order of their commits, groups before sets.
-    pub fn load(&mut self, part: i32, window_start: i64, groups: RecordBatch, seq: i64) -> Result<()> {
-        let open = self.pane(window_start)?;
-        let pieces = usize::try_from(part).ok().and_then(|part| open.pieces.get_mut(part));
-        let pieces = pieces.ok_or_else(|| Error::bug(format!("there is no part {part} of the state")))?;
-        let since = pieces.last().map_or(0, |piece| piece.seq);
-        pieces.push(Piece { seq, since, bytes: groups.get_array_memory_size() });
-        open.groups.load(part, groups, seq)
-    }
-
-    /// After a load, every open pane is taken to depend on these offsets: they are at or below its true ones.
-    pub fn assume_needs(&mut self, needs: &Needs) {
-        for open in self.open.values_mut() {
-            open.needs = needs.clone();
-        }
-    }
-
-    /// Forgets which pieces are in the database, so that the next checkpoint writes everything.
-    pub fn forget_pieces(&mut self) {
-        for pieces in self.open.values_mut().flat_map(|open| &mut open.pieces) {
-            pieces.clear();
-        }
-    }
-
-    /// Ends recovery: what was replayed becomes kept state without being emitted, and what is published is known again.
-    pub fn recovered(&mut self, seq: i64, frontier: i64) -> Result<()> {
-        for open in self.open.values_mut() {
-            open.groups.finish(seq)?;
-        }
-        self.counts = Counts::default();
-        self.given.clear();
-        if self.paned().is_none() && self.plan.filters_groups && self.plan.emit == Emit::Update {
-            let evaluated = self.evaluate_all()?;
-            let (_, survivors) = self.run_above(&evaluated)?;
-            self.gone(&evaluated, &survivors, false)?;
-        }
-        self.close(frontier, &mut Outcome::default());
-        // How much of these was published is not known: once more, all of it.
-        self.is_waiting = self.plan.emit == Emit::Update && !self.several.is_empty();
-        for several in self.several.values_mut() {
-            *several = Several { dirty: true, ..Several::default() };
-        }
-        Ok(())
-    }
-
-    fn evaluate_all(&self) -> Result<Vec<(Span, Evaluated)>> {
-        let mut evaluated = Vec::new();
-        for (start, open) in &self.open {
-            if open.groups.len() > 0 {
-                evaluated.push((span_of(self.windows(), *start), open.groups.evaluate_all()?));
-            }
-        }
-        Ok(evaluated)
-    }
-
-    /// Adds the groups of every open pane to a digest. It does not depend on how the state came to be.
-    pub fn digest(&self, hasher: &mut blake3::Hasher) -> Result<()> {
-        for (window, groups) in self.evaluate_all()? {
-            let rows = self.above_rows(window, &groups, 0)?;
-            // Without the number of the row, which is that of the group.
-            let columns = &rows.columns()[..rows.num_columns() - 1];
-            let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
-            let encoded = RowConverter::new(fields)?.convert_columns(columns)?;
-            let mut sorted: Vec<_> = encoded.iter().collect();
-            sorted.sort();
-            hasher.update(self.plan.name.as_bytes());
-            hasher.update(&window.start.to_le_bytes());
-            for row in sorted {
-                hasher.update(row.as_ref());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The window that is a pane.
-fn span_of(windows: Option<Windows>, start: i64) -> Span {
-    Span { start, end: start + windows.map_or(0, |windows| windows.size_us) }
-}
-
-fn constant_time(us: i64, data_type: &DataType, rows: usize) -> Result<ArrayRef> {
-    let array: ArrayRef = Arc::new(TimestampMicrosecondArray::from_value(us, rows));
-    // First the zone, which changes no value, then the unit.
-    let zoned = match data_type {
-        DataType::Timestamp(_, Some(zone)) => Arc::new(
-            array.as_primitive::<arrow::datatypes::TimestampMicrosecondType>().clone().with_timezone(zone.clone()),
-        ),
-        _ => array,
-    };
-    Ok(cast(&zoned, data_type)?)
 }
 
 fn as_json(rows: &RecordBatch, row: usize, columns: usize) -> Option<Vec<u8>> {

@@ -8,7 +8,7 @@ use arrow::datatypes::DataType;
 use async_trait::async_trait;
 
 use super::lease::PostgresLease;
-use super::{Postgres, time};
+use super::{Postgres, Session, time};
 use crate::error::Result;
 use crate::sink::quoted;
 use crate::sql::planned::Table;
@@ -20,6 +20,11 @@ use crate::view::Counts;
 /// A time column in microseconds.
 fn us(column: &str) -> String {
     format!("coalesce((extract(epoch FROM {column}) * 1000000)::bigint, {NONE})")
+}
+
+/// Whether an engine has made our tables: before its first start there is nothing to tell.
+async fn has_tables(session: &Session) -> Result<bool> {
+    Ok(session.one("SELECT to_regclass('tidegate.leases') IS NOT NULL", &[]).await?.get(0))
 }
 
 #[async_trait]
@@ -35,6 +40,9 @@ impl Store for Postgres {
 
     async fn status(&self) -> Result<Status> {
         let session = self.connect("read").await?;
+        if !has_tables(&session).await? {
+            return Ok(Status::default());
+        }
         session.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         let pipelines = session
             .all(
@@ -108,6 +116,9 @@ impl Store for Postgres {
 
     async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>> {
         let session = self.connect("read").await?;
+        if !has_tables(&session).await? {
+            return Ok(Vec::new());
+        }
         let newest = i64::try_from(newest).unwrap_or(i64::MAX);
         let rows = session
             .all(
@@ -175,6 +186,9 @@ impl Store for Postgres {
 
     async fn drop_view(&self, view: &str) -> Result<bool> {
         let session = self.connect("drop").await?;
+        if !has_tables(&session).await? {
+            return Ok(false);
+        }
         session.batch("BEGIN").await?;
         session
             .run(

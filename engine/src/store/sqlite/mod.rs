@@ -165,6 +165,9 @@ impl Store for SqliteStore {
         let mut connection = self.connect().await?;
         let told = Told::from;
         let mut status = Status::default();
+        if !Self::has_table(&mut connection, "tidegate_state").await? {
+            return Ok(status);
+        }
         // One read transaction: all three are of the same moment.
         let mut reading = connection.begin().await.map_err(told)?;
         for row in sqlx::query("SELECT pipeline, topic, commit_seq, watermark, records_read, records_decoded, records_rejected FROM tidegate_pipelines ORDER BY 1")
@@ -220,6 +223,9 @@ impl Store for SqliteStore {
 
     async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>> {
         let mut connection = self.connect().await?;
+        if !Self::has_table(&mut connection, "tidegate_state").await? {
+            return Ok(Vec::new());
+        }
         let rows = sqlx::query(
             "SELECT pipeline, view, part, \"offset\", reason, topic, count, more_offsets, detail, payload FROM tidegate_dead_letters ORDER BY rowid DESC LIMIT ?",
         )
@@ -273,6 +279,9 @@ impl Store for SqliteStore {
     async fn drop_view(&self, view: &str) -> Result<bool> {
         let mut connection = self.connect().await?;
         let told = Told::from;
+        if !Self::has_table(&mut connection, "tidegate_state").await? {
+            return Ok(false);
+        }
         let mut changing = connection.begin_with("BEGIN IMMEDIATE").await.map_err(told)?;
         sqlx::query("UPDATE tidegate_pipelines SET epoch = epoch + 1 WHERE pipeline IN (SELECT pipeline FROM tidegate_view_progress WHERE view = ?)")
             .bind(view)
