@@ -1,12 +1,14 @@
-//! Tidegate's engine: Kafka micro-batches through windowed SQL into one Postgres transaction.
+//! Tidegate's engine: Kafka micro-batches through windowed SQL into one transaction of Postgres or SQLite.
 //!
 //! ```text
-//!  Kafka ─► kafka ─► decode ─► time ─► view ─► sink ─► store ─► Postgres
-//!           batches  Arrow     marks   plan    rows    one transaction: rows, dead letters,
-//!           of       rows and  what    below,          offsets, state checkpoint, fence
-//!           records  rejects   is late state,
-//!                                      plan above
+//!  Kafka ─► log ─────► decode ─► time ─► view ─► sink ─► store ─► Postgres, SQLite
+//!           batches    Arrow     marks   plan    rows    one transaction: rows, dead letters,
+//!           of         rows and  what    below,          offsets, state checkpoint, fence
+//!           records    rejects   is late state,
+//!                                        plan above
 //! ```
+//!
+//! The log, the store and the clock are seams with a side in memory; [`golden`] plays whole pipelines on those.
 //!
 //! In one sentence: for every window, a view's rows are exactly what plain DataFusion would return for the window's
 //! accepted rows, they are in Postgres milliseconds after the input is in Kafka, and no crash can make them wrong.
@@ -18,8 +20,9 @@
 //! - **Commit**: one transaction with all effects of one epoch. **Fence**: what lets only one owner commit.
 //! - **Watermark** `wm_p`: how far partition `p`'s event time has come, less the source's bound.
 //! - **Frontier** `W`: the least watermark of the active partitions; windows that end at or before it are **closed**.
-//! - **Late**: a row whose window had ended by its own partition's watermark. **Dead letter**: where it goes.
-//! - **Checkpoint**: a commit that also carries state. **Piece**: what it writes for one window.
+//! - **Pane**: what windows are made of, and what has state: the window itself for TUMBLE, less for HOP and CUMULATE.
+//! - **Late**: a row whose pane had ended by its own partition's watermark. **Dead letter**: where it goes.
+//! - **Checkpoint**: a commit that also carries state. **Piece**: what it writes for one pane.
 //!
 //! # Where to begin
 //!
