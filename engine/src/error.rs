@@ -101,6 +101,15 @@ impl Error {
         self
     }
 
+    /// An expression over the aggregates of a view, or an aggregate itself, failed on a group: its rows cannot be published.
+    pub fn of_group(view: &str, error: datafusion::error::DataFusionError) -> Self {
+        Self::decide(
+            "TG-QUERY-FAILED",
+            format!("view {view}: its query fails on one of its groups: {}", error.strip_backtrace()),
+        )
+        .hint("nothing of this epoch was committed; give the query a new name and guard the expression, say by nullif(x, 0) or a wider type")
+    }
+
     /// Adds the place, unless a closer one is known.
     #[must_use]
     pub fn at(mut self, file: &str, line: u64, column: u64) -> Self {

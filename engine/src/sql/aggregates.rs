@@ -1,7 +1,9 @@
 //! Which aggregates a view may have, and each as one over columns of the plan below.
 
+use arrow::datatypes::DataType;
+use datafusion::common::DFSchema;
 use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
-use datafusion::logical_expr::{Expr, col};
+use datafusion::logical_expr::{Expr, ExprSchemable, cast, col};
 
 use super::planned::{Emit, Shape};
 use super::split::not_yet;
@@ -50,8 +52,24 @@ const GROWING: [&str; 4] = ["array_agg", "median", "percentile_cont", "string_ag
 
 /// An aggregate whose arguments are columns of the plan below.
 pub(super) enum Lowered {
-    Function { text: String, expr: Expr, grows: bool },
+    /// `narrow` is the type of its values, where it is computed in a wider one.
+    Function {
+        text: String,
+        expr: Expr,
+        grows: bool,
+        narrow: Option<DataType>,
+    },
     Distinct,
+}
+
+/// The type in which sums over this one cannot overflow, where its own could: a sum that wraps around is a wrong number
+/// that nobody sees.
+fn wide(argument: &DataType) -> Option<DataType> {
+    match argument {
+        DataType::Int64 | DataType::UInt64 => Some(DataType::Decimal128(20, 0)),
+        DataType::Decimal128(precision, scale) if *precision > 28 => Some(DataType::Decimal256(*precision, *scale)),
+        _ => None,
+    }
 }
 
 /// Replaces an aggregate's arguments by columns of the plan below, which are added to `exprs`.
@@ -59,10 +77,11 @@ pub(super) fn lower(
     view: &ViewText,
     shape: Shape,
     index: usize,
-    expr: &Expr,
+    (expr, input): (&Expr, &DFSchema),
     exprs: &mut Vec<Expr>,
 ) -> Result<Lowered> {
     let shown = expr.schema_name().to_string();
+    let expr_type = expr.get_type(input)?;
     let expr = expr.clone().unalias_nested().data;
     let view_name = &view.name;
     let Expr::AggregateFunction(AggregateFunction { func, mut params }) = expr else {
@@ -98,6 +117,13 @@ pub(super) fn lower(
     if params.null_treatment == Some(NullTreatment::IgnoreNulls) || !(params.order_by.is_empty() || within_group) {
         return Err(not_yet(view_name, &format!("ORDER BY or IGNORE NULLS in {shown}"), "leave it out"));
     }
+    let mut narrow = None;
+    if name == "sum"
+        && let Some(wide) = wide(&params.args[0].get_type(input)?)
+    {
+        narrow = Some(expr_type);
+        params.args[0] = cast(params.args[0].clone(), wide);
+    }
     for (position, arg) in params.args.iter_mut().enumerate() {
         if distinct || !matches!(arg, Expr::Literal(..)) {
             let column = format!("__a{index}_{position}");
@@ -115,5 +141,10 @@ pub(super) fn lower(
     if distinct {
         return Ok(Lowered::Distinct);
     }
-    Ok(Lowered::Function { text: shown, expr: Expr::AggregateFunction(AggregateFunction { func, params }), grows })
+    Ok(Lowered::Function {
+        text: shown,
+        expr: Expr::AggregateFunction(AggregateFunction { func, params }),
+        grows,
+        narrow,
+    })
 }

@@ -132,6 +132,8 @@ pub struct Function {
     pub filter: Option<Arc<dyn PhysicalExpr>>,
     /// Whether its state grows with the rows of a group.
     pub grows: bool,
+    /// The type of its values, where it is computed in a wider one.
+    pub narrow: Option<DataType>,
 }
 
 /// The distinct values of a column.

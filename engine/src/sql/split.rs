@@ -133,7 +133,7 @@ fn split(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewTex
     exprs.extend(keys.iter().enumerate().map(|(i, key)| key.clone().alias(format!("__k{i}"))));
     let mut lowered = Vec::new();
     for (index, expr) in aggregate.aggr_expr.iter().enumerate() {
-        lowered.push(lower(view, shape, index, expr, &mut exprs)?);
+        lowered.push(lower(view, shape, index, (expr, aggregate.input.schema()), &mut exprs)?);
     }
     let input = carry(name, &aggregate.input, &HIDDEN, &leaf)?;
     for hidden in HIDDEN {
@@ -145,7 +145,7 @@ fn split(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewTex
     let below_schema = below.schema();
     let mut aggregates = Vec::new();
     for (index, lowered) in lowered.iter().enumerate() {
-        let Lowered::Function { text, expr, grows } = lowered else {
+        let Lowered::Function { text, expr, grows, narrow } = lowered else {
             let filter = below_schema.index_of(&format!("__f{index}")).ok();
             let value = below_schema.index_of(&format!("__a{index}_0"))?;
             aggregates.push(Aggregate::Distinct(Distinct { value, filter }));
@@ -167,6 +167,7 @@ fn split(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewTex
             function: made.aggregate,
             filter: made.filter,
             grows: *grows,
+            narrow: narrow.clone(),
         }));
     }
     let at = |column: &str| below_schema.index_of(column);

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::store::StatePiece;
 
 /// Names the layout of the state: state of another version is rebuilt from the log.
-pub const STATE_VERSION: &str = concat!("2 datafusion ", "55.2");
+pub const STATE_VERSION: &str = concat!("3 datafusion ", "55.2");
 
 /// A piece of state as bytes, with their digest.
 pub fn pack(view: &str, part: i32, window_start: i64, groups: &RecordBatch, replaces: Vec<i64>) -> Result<StatePiece> {

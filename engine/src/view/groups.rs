@@ -16,7 +16,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array, new_empty_array, new_null_array,
 };
-use arrow::compute::{concat, interleave, take};
+use arrow::compute::{CastOptions, cast_with_options, concat, interleave, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::GroupsAccumulatorAdapter;
@@ -114,7 +114,9 @@ impl Layout {
     /// The types of the aggregates' values.
     pub fn value_types(&self, aggregates: &[Aggregate]) -> Vec<DataType> {
         let of = |aggregate: &Aggregate| match aggregate {
-            Aggregate::Function(function) => function.function.field().data_type().clone(),
+            Aggregate::Function(function) => {
+                function.narrow.clone().unwrap_or_else(|| function.function.field().data_type().clone())
+            }
             Aggregate::Distinct(_) => DataType::Int64,
         };
         aggregates.iter().map(of).collect()
@@ -305,8 +307,8 @@ impl Groups {
         Ok(())
     }
 
-    /// Ends the epoch: keeps the new state as of commit `seq` and evaluates the touched groups.
-    pub fn finish(&mut self, seq: i64) -> Result<Option<Evaluated>> {
+    /// Ends the epoch: keeps the new state as of commit `seq` and evaluates the touched groups of the view so named.
+    pub fn finish(&mut self, view: &str, seq: i64) -> Result<Option<Evaluated>> {
         let Some(mut epoch) = self.epoch.take() else { return Ok(None) };
         let mut keys = Vec::with_capacity(epoch.keys.len());
         for pieces in &epoch.keys {
@@ -320,8 +322,8 @@ impl Groups {
         if columns.is_empty() {
             columns.push(new_null_array(&DataType::Boolean, epoch.groups.len()));
         }
-        self.check_growth(&columns[keys.len()..])?;
-        let values = evaluate(&self.layout, &columns[keys.len()..], epoch.groups.len())?;
+        self.check_growth(&columns[keys.len()..]).map_err(|error| error.of_view(view))?;
+        let values = evaluate(view, &self.layout, &columns[keys.len()..], epoch.groups.len())?;
         for set in &mut self.sets {
             set.finish(seq)?;
         }
@@ -508,10 +510,10 @@ impl Groups {
     }
 
     /// Evaluates every group.
-    pub fn evaluate_all(&self) -> Result<Evaluated> {
+    pub fn evaluate_all(&self, view: &str) -> Result<Evaluated> {
         let (groups, mut columns, _) = self.all()?;
         let state = columns.split_off(self.layout.keys.fields().len());
-        let values = evaluate(&self.layout, &state, groups.len())?;
+        let values = evaluate(view, &self.layout, &state, groups.len())?;
         let values = self.layout.ordered(&values, &self.counts(&groups));
         Ok(Evaluated { groups, keys: columns, values })
     }
@@ -540,13 +542,24 @@ pub fn merge(
 }
 
 /// The values of the functions for rows of state.
-fn evaluate(layout: &Layout, state: &[ArrayRef], groups: usize) -> Result<Vec<ArrayRef>> {
+fn evaluate(view: &str, layout: &Layout, state: &[ArrayRef], groups: usize) -> Result<Vec<ArrayRef>> {
     let ids: Vec<usize> = (0..groups).collect();
     let mut fresh = accumulators(&layout.functions)?;
     merge(&mut fresh, &layout.widths, state, &ids, groups)?;
+    values(view, layout, &mut fresh)
+}
+
+/// The values of all groups, in the types that the functions have in the view.
+pub fn values(view: &str, layout: &Layout, fresh: &mut [Box<dyn GroupsAccumulator>]) -> Result<Vec<ArrayRef>> {
+    let checked = CastOptions { safe: false, ..CastOptions::default() };
     let mut values = Vec::with_capacity(fresh.len());
-    for accumulator in &mut fresh {
-        values.push(accumulator.evaluate(EmitTo::All)?);
+    for (accumulator, function) in fresh.iter_mut().zip(&layout.functions) {
+        let failed = |error| Error::of_group(view, error);
+        let value = accumulator.evaluate(EmitTo::All).map_err(failed)?;
+        values.push(match &function.narrow {
+            Some(narrow) => cast_with_options(&value, narrow, &checked).map_err(|error| failed(error.into()))?,
+            None => value,
+        });
     }
     Ok(values)
 }

@@ -90,7 +90,7 @@ impl View {
     /// Ends recovery: what was replayed becomes kept state without being emitted, and what is published is known again.
     pub fn recovered(&mut self, seq: i64, frontier: i64) -> Result<()> {
         for open in self.open.values_mut() {
-            open.groups.finish(seq)?;
+            open.groups.finish(&self.plan.name, seq)?;
         }
         self.counts = Counts::default();
         self.given.clear();
@@ -112,7 +112,7 @@ impl View {
         let mut evaluated = Vec::new();
         for (start, open) in &self.open {
             if open.groups.len() > 0 {
-                evaluated.push((span_of(self.windows(), *start), open.groups.evaluate_all()?));
+                evaluated.push((span_of(self.windows(), *start), open.groups.evaluate_all(&self.plan.name)?));
             }
         }
         Ok(evaluated)

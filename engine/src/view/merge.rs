@@ -8,7 +8,7 @@ use arrow::compute::filter;
 use datafusion::logical_expr::EmitTo;
 
 use super::distinct::Set;
-use super::groups::{Evaluated, Groups, Layout, accumulators, key_index, merge};
+use super::groups::{Evaluated, Groups, Layout, accumulators, key_index, merge, values};
 use crate::error::Result;
 
 /// Which groups of a window are wanted.
@@ -20,7 +20,7 @@ pub enum Wanted {
 }
 
 /// Evaluates the wanted groups of the window that these panes make up. The ids in the result are its own.
-pub fn evaluate(layout: &Layout, panes: &[&Groups], wanted: &Wanted) -> Result<Evaluated> {
+pub fn evaluate(view: &str, layout: &Layout, panes: &[&Groups], wanted: &Wanted) -> Result<Evaluated> {
     let mut index = key_index(&layout.keys)?;
     let mut intern = |keys: &[ArrayRef], rows: usize| -> Result<Vec<usize>> {
         let mut ids = Vec::with_capacity(rows);
@@ -63,10 +63,7 @@ pub fn evaluate(layout: &Layout, panes: &[&Groups], wanted: &Wanted) -> Result<E
         Some(index) => index.emit(EmitTo::All)?.into_iter().map(|key| key.slice(0, total)).collect(),
         None => Vec::new(),
     };
-    let mut values = Vec::with_capacity(fresh.len());
-    for accumulator in &mut fresh {
-        values.push(accumulator.evaluate(EmitTo::All)?);
-    }
+    let values = values(view, layout, &mut fresh)?;
     let counts: Vec<ArrayRef> = sets
         .iter()
         .map(|set| Arc::new(Int64Array::from_iter_values((0..total).map(|id| set.count(id)))) as ArrayRef)

@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
 use super::groups::{Evaluated, Groups};
 use super::merge::{self, Wanted};
 use super::{Changes, End, Outcome, Several, View};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sql::planned::{CONSTANT_KEY, Emit, Group, Shape};
 use crate::sql::window::{Kind, Span, Windows};
 
@@ -35,9 +35,7 @@ impl View {
         let mut evaluated: Vec<(Span, Evaluated)> = Vec::new();
         let windows = self.windows();
         for (start, open) in &mut self.open {
-            let Some(groups) = open.groups.finish(seq).map_err(|error| error.of_view(&self.plan.name))? else {
-                continue;
-            };
+            let Some(groups) = open.groups.finish(&self.plan.name, seq)? else { continue };
             match windows {
                 Some(windows) if windows.kind != Kind::Tumble => {
                     for window in windows.of_pane(*start) {
@@ -64,7 +62,7 @@ impl View {
                 if span.end > end.frontier {
                     break;
                 }
-                evaluated.push((span, open.groups.evaluate_all()?));
+                evaluated.push((span, open.groups.evaluate_all(&self.plan.name)?));
             }
         }
         if !evaluated.is_empty() {
@@ -115,7 +113,7 @@ impl View {
                 Wanted::All
             };
             *several = Several { begun: true, ..Several::default() };
-            let groups = merge::evaluate(&self.layout, &panes, &wanted)?;
+            let groups = merge::evaluate(&self.plan.name, &self.layout, &panes, &wanted)?;
             if !groups.groups.is_empty() {
                 evaluated.push((*window, groups));
             }
@@ -132,7 +130,8 @@ impl View {
             next += groups.groups.len() as u32;
         }
         let schema = self.plan.above.schema();
-        let output = concat_batches(&schema, &self.plan.above.run(batches)?)?;
+        let output = self.plan.above.run(batches).map_err(|error| Error::of_group(&self.plan.name, error))?;
+        let output = concat_batches(&schema, &output)?;
         let row = schema.index_of(crate::sql::ROW)?;
         let mut survivors = vec![false; next as usize];
         for index in output.column(row).as_primitive::<UInt32Type>().values() {
