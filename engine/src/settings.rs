@@ -138,30 +138,66 @@ impl Settings {
                     format!("there is no settings file {}", file.display()),
                 ));
             }
-            Some(file) => figment.merge(Toml::file(file)),
-            None => figment.merge(Toml::file("tidegate.toml")),
+            Some(file) => figment.merge(Toml::file_exact(file)),
+            // In this directory only: settings of a directory above would be a surprise.
+            None if Path::new("tidegate.toml").is_file() => figment.merge(Toml::file_exact("tidegate.toml")),
+            None => figment,
         };
-        let mut settings: Self =
-            figment.merge(Env::prefixed("TIDEGATE__").split("__")).extract().map_err(|errors| {
-                let told: Vec<String> = errors.into_iter().map(|error| error.to_string()).collect();
-                Error::configuration("TG-SETTING", told.join("; ")).hint(
-                    "sections are engine, store, kafka, api; what can change an answer stands in a source's or view's WITH",
-                )
-            })?;
-        for (variable, place) in
-            [("DATABASE_URL", &mut settings.store.url), ("KAFKA_BROKERS", &mut settings.kafka.brokers)]
-        {
-            if place.is_empty() {
-                *place = named(variable)?.unwrap_or_default();
+        // What people set for every program goes over the file; what names us goes over that.
+        for (variable, key) in [("DATABASE_URL", "store.url"), ("KAFKA_BROKERS", "kafka.brokers")] {
+            if let Some(value) = named(variable)? {
+                figment = figment.merge(Serialized::default(key, value));
             }
         }
+        let settings: Self = figment.merge(Env::prefixed("TIDEGATE__").split("__")).extract().map_err(|errors| {
+            let told: Vec<String> = errors.into_iter().map(|error| said(&error)).collect();
+            Error::configuration("TG-SETTING", told.join("; ")).hint(
+                "sections are engine, store, kafka, api; what can change an answer stands in a source's or view's WITH",
+            )
+        })?;
         if !settings.test.enabled && !settings.test.failpoints.is_empty() {
             return Err(
                 Error::configuration("TG-SETTING", "test.failpoints is set, and this is no test").hint("leave it out")
             );
         }
+        settings.check_bounds()?;
         Ok(settings)
     }
+
+    /// Refuses what no engine could run with.
+    fn check_bounds(&self) -> Result<()> {
+        let engine = &self.engine;
+        let least = [
+            ("engine.epoch_records_max", engine.epoch_records_max as u64, 1),
+            ("engine.epoch_bytes_max", engine.epoch_bytes_max as u64, 1),
+            ("engine.checkpoint_interval_ms", engine.checkpoint_interval_ms, 1),
+            ("engine.checkpoint_records_max", engine.checkpoint_records_max.max(0).unsigned_abs(), 1),
+            ("store.timeout_ms", self.store.timeout_ms, 100),
+        ];
+        match least.iter().find(|(_, value, least)| value < least) {
+            None => Ok(()),
+            Some((name, value, least)) => {
+                Err(Error::configuration("TG-SETTING", format!("{name} is {value}, and must be at least {least}")))
+            }
+        }
+    }
+}
+
+/// An error without the value that caused it, which may be a secret.
+fn said(error: &figment::Error) -> String {
+    let what = match &error.kind {
+        figment::error::Kind::InvalidType(_, expected) | figment::error::Kind::InvalidValue(_, expected) => {
+            format!("expected {expected}")
+        }
+        figment::error::Kind::UnknownField(field, known) => {
+            format!("unknown setting {field} (there are {})", known.join(", "))
+        }
+        figment::error::Kind::Message(message) if error.path.is_empty() => message.clone(),
+        figment::error::Kind::Message(_) => "cannot be read".to_string(),
+        other => other.to_string(),
+    };
+    let from = error.metadata.as_ref().map_or_else(String::new, |metadata| format!(" in {}", metadata.name));
+    format!("{}{}{what}{from}", error.path.join("."), if error.path.is_empty() { "" } else { ": " })
 }
 
 /// The value of a variable, or of the file that `…_FILE` names, as secrets are often handed over.
@@ -174,5 +210,27 @@ fn named(variable: &str) -> Result<Option<String>> {
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Some(text.trim().to_string())),
         Err(error) => Err(Error::configuration("TG-SETTING", format!("{file}: cannot read {path}: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(toml: &str) -> String {
+        let figment = Figment::from(Serialized::defaults(Settings::default())).merge(Toml::string(toml));
+        said(&figment.extract::<Settings>().expect_err("it is refused").into_iter().next().expect("an error"))
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_and_its_value_is_not_told() {
+        let secret = refused("store = 'postgres://me:secret@host/db'");
+        assert!(secret.starts_with("store: expected struct StoreSettings") && !secret.contains("secret"), "{secret}");
+        let unknown = refused("[engine]\nepoch = 3");
+        assert!(unknown.starts_with("engine.epoch: unknown setting epoch (there are epoch_ms, "), "{unknown}");
+        let mut settings = Settings::default();
+        settings.engine.epoch_records_max = 0;
+        let bound = settings.check_bounds().expect_err("nothing could be read").to_string();
+        assert_eq!(bound, "TG-SETTING: engine.epoch_records_max is 0, and must be at least 1");
     }
 }
