@@ -1,5 +1,6 @@
-//! A command of this binary as a child that ends with us.
+//! A command of this binary as a child that ends with us, however we end: it reads a pipe that we hold open.
 
+use std::ffi::OsStr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,13 +11,18 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a command with these arguments and variables.
-    pub fn start(name: &'static str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Self, String> {
+    /// Starts a command with these arguments and variables; it must take `--child`.
+    pub fn start<A: AsRef<OsStr>>(
+        name: &'static str,
+        arguments: &[A],
+        variables: &[(&str, &str)],
+    ) -> Result<Self, String> {
         let own = std::env::current_exe().map_err(|error| error.to_string())?;
         let child = Command::new(own)
             .args(arguments)
+            .arg("--child")
             .envs(variables.iter().copied())
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .spawn()
             .map_err(|error| format!("cannot start the {name}: {error}"))?;
         Ok(Self { child, name })
@@ -27,10 +33,9 @@ impl Running {
         self.child.try_wait().map_err(|error| format!("the {}: {error}", self.name))
     }
 
-    /// Asks it to end and waits.
+    /// Closes the pipe, which is its sign to end, and waits.
     pub fn stop(&mut self, patience: Duration) -> Result<(), String> {
-        // `kill` is everywhere, and saves this crate an unsafe call.
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        drop(self.child.stdin.take());
         let end = Instant::now() + patience;
         while Instant::now() < end {
             if let Some(status) = self.ended()? {
@@ -39,6 +44,19 @@ impl Running {
             std::thread::sleep(Duration::from_millis(20));
         }
         Err(format!("the {} does not end", self.name))
+    }
+}
+
+/// In a child: done once the parent is gone.
+pub async fn parent_gone() {
+    let (gone, told) = tokio::sync::oneshot::channel();
+    // A thread of its own: a blocking read would hold up the end of the runtime.
+    let wait = move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = gone.send(());
+    };
+    if std::thread::Builder::new().name("parent".to_string()).spawn(wait).is_err() || told.await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

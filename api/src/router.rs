@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{MatchedPath, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
@@ -64,6 +65,9 @@ pub fn router(store: Arc<dyn Store>, catalog: Catalog) -> Result<Router, String>
                 "there is no such path",
                 Some("GET /api/v1/queries lists the views"),
             )
+        })
+        .method_not_allowed_fallback(|| async {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "TG-API-METHOD", "only GET is answered here", None)
         })
         .layer(middleware::from_fn_with_state(shared.clone(), observed))
         .with_state(shared))
@@ -154,23 +158,37 @@ async fn queries(State(shared): State<Arc<Shared>>) -> Response {
 
 /// What may follow `?`.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Page {
     limit: Option<usize>,
 }
 
-impl Page {
-    fn limit(&self) -> usize {
-        self.limit.unwrap_or(ROWS).min(ROWS_MAX)
+type Asked = Result<Query<Page>, QueryRejection>;
+
+/// How many rows are wanted, or the answer to somebody who asks for something else.
+fn limit(asked: Asked) -> Result<usize, Response> {
+    let refused = |why: String| {
+        let hint = format!("write ?limit=N with N from 1 to {ROWS_MAX}");
+        problem(StatusCode::BAD_REQUEST, "TG-API-PARAMETER", &why, Some(&hint))
+    };
+    let Query(page) = asked.map_err(|error| refused(error.body_text()))?;
+    match page.limit.unwrap_or(ROWS) {
+        limit @ 1..=ROWS_MAX => Ok(limit),
+        other => Err(refused(format!("limit={other} is not possible"))),
     }
 }
 
-async fn rows(State(shared): State<Arc<Shared>>, Path(name): Path<String>, Query(page): Query<Page>) -> Response {
+async fn rows(State(shared): State<Arc<Shared>>, Path(name): Path<String>, asked: Asked) -> Response {
+    let limit = match limit(asked) {
+        Ok(limit) => limit,
+        Err(refused) => return refused,
+    };
     let Some(view) = shared.views.iter().find(|view| view.name == name) else {
         let names: Vec<&str> = shared.views.iter().map(|view| view.name.as_str()).collect();
         let hint = format!("there are: {}", names.join(", "));
         return problem(StatusCode::NOT_FOUND, "TG-VIEW", &format!("there is no view {name}"), Some(&hint));
     };
-    let rows = shared.store.rows(&view.table, Some(page.limit())).await;
+    let rows = shared.store.rows(&view.table, Some(limit)).await;
     match rows.and_then(|rows| Ok((show::json(&rows)?, rows.num_rows()))) {
         Err(error) => failed(&error),
         Ok((text, count)) => {
@@ -183,8 +201,12 @@ async fn rows(State(shared): State<Arc<Shared>>, Path(name): Path<String>, Query
     }
 }
 
-async fn dead_letters(State(shared): State<Arc<Shared>>, Query(page): Query<Page>) -> Response {
-    match shared.store.dead_letters(page.limit()).await {
+async fn dead_letters(State(shared): State<Arc<Shared>>, asked: Asked) -> Response {
+    let limit = match limit(asked) {
+        Ok(limit) => limit,
+        Err(refused) => return refused,
+    };
+    match shared.store.dead_letters(limit).await {
         Err(error) => failed(&error),
         Ok(letters) => {
             let letters: Vec<Value> = letters

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use tidegate_engine::settings::Settings;
@@ -26,8 +26,9 @@ pub struct Options {
 /// Where results go when no database is named.
 const DEFAULT_STORE: &str = "sqlite:tidegate.db";
 
-/// How long the api rests after it has ended by itself.
+/// How long the api rests after it has ended by itself: longer each time, unless it had lived for so long.
 const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Runs until a signal, or until every pipeline has stopped.
 pub fn run(config: Option<&Path>, options: &Options) -> ExitCode {
@@ -45,11 +46,15 @@ pub fn run(config: Option<&Path>, options: &Options) -> ExitCode {
         );
     }
     let ending = Arc::new(AtomicBool::new(false));
+    let listen = options.listen.clone().unwrap_or_else(|| settings.api.listen.clone());
+    let mut arguments = vec!["api".to_string(), "--queries".to_string(), options.queries.display().to_string()];
+    arguments.extend(["--listen".to_string(), listen]);
+    if let Some(config) = config {
+        arguments.extend(["--config".to_string(), config.display().to_string()]);
+    }
     let keeper = std::thread::spawn({
         let (ending, url) = (ending.clone(), settings.store.url.clone());
-        let queries = options.queries.display().to_string();
-        let listen = options.listen.clone().unwrap_or_else(|| settings.api.listen.clone());
-        move || keep(&ending, &queries, &listen, &url)
+        move || keep(&ending, &arguments, &url)
     });
     let engine = engine::Options { queries: options.queries.clone(), listen: None, until_caught_up: false };
     let code = engine::start(settings, &engine);
@@ -61,10 +66,11 @@ pub fn run(config: Option<&Path>, options: &Options) -> ExitCode {
 }
 
 /// Keeps the api alive.
-fn keep(ending: &AtomicBool, queries: &str, listen: &str, url: &str) {
+fn keep(ending: &AtomicBool, arguments: &[String], url: &str) {
+    let mut pause = PAUSE;
     while !ending.load(Ordering::Relaxed) {
-        let arguments = ["api", "--queries", queries, "--listen", listen];
-        let mut api = match Running::start("api", &arguments, &[("DATABASE_URL", url), ("TIDEGATE__STORE__URL", url)]) {
+        let started = Instant::now();
+        let mut api = match Running::start("api", arguments, &[("TIDEGATE__STORE__URL", url)]) {
             Ok(api) => api,
             Err(error) => {
                 tracing::error!("{error}");
@@ -81,7 +87,8 @@ fn keep(ending: &AtomicBool, queries: &str, listen: &str, url: &str) {
             match api.ended() {
                 Ok(None) => std::thread::sleep(Duration::from_millis(100)),
                 Ok(Some(status)) => {
-                    tracing::warn!("the api ended with {status}; starting it again");
+                    pause = if started.elapsed() > PAUSE_MAX { PAUSE } else { pause };
+                    tracing::warn!("the api ended with {status}; starting it again in {pause:?}");
                     break;
                 }
                 Err(error) => {
@@ -90,6 +97,10 @@ fn keep(ending: &AtomicBool, queries: &str, listen: &str, url: &str) {
                 }
             }
         }
-        std::thread::sleep(PAUSE);
+        let rested = Instant::now();
+        while rested.elapsed() < pause && !ending.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
     }
 }

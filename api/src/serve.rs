@@ -8,6 +8,7 @@ use tidegate_engine::engine;
 use tidegate_engine::settings::Settings;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::child::parent_gone;
 use crate::router::router;
 
 /// Options of `tidegate api`.
@@ -19,6 +20,9 @@ pub struct Options {
     /// Where it listens.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
+    /// End when standard input closes, as it does when the process ends that started this one.
+    #[arg(long, hide = true)]
+    pub child: bool,
 }
 
 /// Serves until a signal.
@@ -51,10 +55,13 @@ fn serve(config: Option<&Path>, options: &Options) -> Result<(), String> {
         tracing::info!("api at http://{address}");
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+        let child = options.child;
         let ended = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+                // A terminal interrupts the parent as well, which ends its child when it is done itself.
+                _ = interrupt.recv(), if !child => {}
+                () = parent_gone(), if child => {}
             }
         };
         axum::serve(listener, router(store, catalog)?)

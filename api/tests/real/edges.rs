@@ -141,6 +141,62 @@ fn a_row_that_the_database_refuses_becomes_a_dead_letter_and_the_others_are_comm
 }
 
 #[test]
+fn a_table_that_cannot_hold_the_rows_once_is_refused_before_anything_is_read() {
+    let servers = shared();
+    let world = World::new(&servers, "other-tables");
+    world.write_query(
+        "users.sql",
+        "CREATE MATERIALIZED VIEW users AS SELECT user_id, count(*) AS events FROM stream_events GROUP BY user_id;",
+    );
+    world.generate(&["--count", "100", "--rate", "0", "--seed", "96"]);
+    for (columns, why) in [
+        ("user_id text, events bigint", "has no unique index on its key (\"user_id\"), NULLS NOT DISTINCT"),
+        ("user_id text UNIQUE, events bigint", "has no unique index on its key"),
+        ("user_id text, events bigint, UNIQUE NULLS NOT DISTINCT (user_id, events)", "has no unique index on its key"),
+        (
+            "user_id text, events bigint, UNIQUE NULLS NOT DISTINCT (user_id) DEFERRABLE",
+            "has no unique index on its key",
+        ),
+        ("user_id text, events integer, UNIQUE NULLS NOT DISTINCT (user_id)", "has column events of type integer"),
+        ("user_id text, UNIQUE NULLS NOT DISTINCT (user_id)", "has no column events"),
+        (
+            "user_id text, events bigint, note text NOT NULL, UNIQUE NULLS NOT DISTINCT (user_id)",
+            "has column note, NOT NULL and without a default",
+        ),
+    ] {
+        world.sql(&format!("DROP TABLE IF EXISTS users; CREATE TABLE users ({columns})"));
+        let mut engine = world.engine().until_caught_up().start();
+        assert_eq!(engine.code(Duration::from_secs(30)), Some(1), "{columns}: {}", engine.tail());
+        assert!(
+            engine.tail().contains("TG-SINK-SCHEMA") && engine.tail().contains(why),
+            "{columns}: {}",
+            engine.tail()
+        );
+    }
+    world.sql(
+        "DROP TABLE users; CREATE TABLE users (user_id text, events bigint, note text NOT NULL DEFAULT '', seen timestamptz, \
+         UNIQUE NULLS NOT DISTINCT (user_id))",
+    );
+    Engine::run_to_end(&world);
+    assert!(world.number("SELECT sum(events) FROM users") > 0);
+}
+
+#[test]
+fn tables_of_another_version_of_tidegate_are_refused() {
+    let servers = shared();
+    let world = World::new(&servers, "other-version");
+    Engine::run_to_end(&world);
+    world.sql("COMMENT ON TABLE tidegate.pipelines IS 'version 99'");
+    let mut engine = world.engine().start();
+    assert_eq!(engine.code(Duration::from_secs(30)), Some(1), "{}", engine.tail());
+    assert!(
+        engine.tail().contains("TG-SCHEMA-VERSION: Tidegate's tables in this database are of version 99"),
+        "{}",
+        engine.tail()
+    );
+}
+
+#[test]
 fn a_first_start_at_the_latest_records_is_never_applied_again() {
     let servers = shared();
     let world = World::new(&servers, "latest");

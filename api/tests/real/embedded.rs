@@ -1,11 +1,14 @@
-//! SQLite under kills, and the demo.
+//! What runs without a database server: SQLite under kills, `tidegate run`, the demo.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tidegate_bench::local::free_port;
+use tidegate_bench::local::process::Process;
+use tidegate_bench::local::{free_port, wait_until};
 use tidegate_engine::engine::catalog;
 use tidegate_engine::failpoint::POINTS;
 use tidegate_engine::show;
@@ -91,6 +94,71 @@ fn kills_change_no_answer_on_sqlite() {
     println!("{reached} points and {kills} random kills on SQLite, no difference");
 }
 
+/// An answer over HTTP: status and body; 0 if nobody listens.
+fn get(listen: &str, path: &str) -> (u16, String) {
+    let Ok(mut stream) = TcpStream::connect(listen) else { return (0, String::new()) };
+    let mut text = String::new();
+    let asked = write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    if asked.and_then(|()| stream.read_to_string(&mut text)).is_err() {
+        return (0, String::new());
+    }
+    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    (status, text.split("\r\n\r\n").nth(1).unwrap_or_default().to_string())
+}
+
+/// The processes that a process has started.
+fn children(pid: i32) -> Vec<i32> {
+    let parent = |stat: &str| stat.rsplit(") ").next()?.split(' ').nth(1)?.parse::<i32>().ok();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|child| {
+        std::fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| parent(&stat) == Some(pid))
+    })
+    .collect()
+}
+
+#[test]
+fn run_says_where_results_go_and_keeps_an_api_that_ends_with_it() {
+    let servers = shared();
+    let world = World::new(&servers, "run");
+    let listen = format!("127.0.0.1:{}", free_port().unwrap());
+    let log = world.dir.path().join("run.log");
+    let start = || {
+        let mut command = tidegate();
+        command.args(["run", "--listen", &listen, "--queries"]).arg(world.queries()).current_dir(world.dir.path());
+        command.env("KAFKA_BROKERS", servers.kafka.brokers()).env("TIDEGATE__ENGINE__LISTEN", "127.0.0.1:0");
+        command.env_remove("DATABASE_URL");
+        Process::spawn("run", &mut command, &log, None).unwrap()
+    };
+    let (long, rows) = (Duration::from_secs(30), "/api/v1/queries/stream_metrics_minute/rows?limit=3");
+    let mut run = start();
+    assert!(wait_until(long, || get(&listen, "/readyz").0 == 200), "{}", std::fs::read_to_string(&log).unwrap());
+    world.generate(&["--count", "2000", "--rate", "0", "--seed", "71"]);
+    assert!(wait_until(long, || get(&listen, rows).1.starts_with("{\"row_count\":3")), "{:?}", get(&listen, rows));
+    assert!(world.dir.path().join("tidegate.db").exists());
+    assert!(std::fs::read_to_string(&log).unwrap().contains("results go to SQLite, in tidegate.db of this directory"));
+
+    // An api that is killed comes again.
+    let api = children(run.pid());
+    assert_eq!(api.len(), 1, "{api:?}");
+    kill9(api[0]);
+    let again = || get(&listen, "/health").0 == 200 && children(run.pid()) != api;
+    assert!(wait_until(long, again), "{}", std::fs::read_to_string(&log).unwrap());
+
+    // One whose parent is killed ends, and frees its port for the next.
+    kill9(run.pid());
+    assert!(run.wait(long).is_some());
+    assert!(wait_until(long, || get(&listen, "/health").0 == 0), "the api has outlived its parent");
+    let mut run = start();
+    assert!(wait_until(long, || get(&listen, rows).0 == 200), "{}", std::fs::read_to_string(&log).unwrap());
+    run.signal(libc::SIGTERM);
+    assert!(run.wait(long).is_some_and(|status| status.success()), "{}", std::fs::read_to_string(&log).unwrap());
+}
+
+fn kill9(pid: i32) {
+    assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+}
+
 #[test]
 fn the_demo_accounts_for_every_record_and_its_curls_work() {
     let port = free_port().unwrap();
@@ -99,19 +167,11 @@ fn the_demo_accounts_for_every_record_and_its_curls_work() {
     let mut command = tidegate();
     command.args(["demo", "--duration", "30", "--history", "2", "--listen", &listen, "--queries"]).arg(queries);
     let demo = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let get = |path: &str| -> (u16, String) {
-        use std::io::{Read, Write};
-        let Ok(mut stream) = std::net::TcpStream::connect(&listen) else { return (0, String::new()) };
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-        (status, text.split("\r\n\r\n").nth(1).unwrap_or_default().to_string())
-    };
+    let get = |path: &str| get(&listen, path);
     let patience = Duration::from_secs(25);
-    assert!(tidegate_bench::local::wait_until(patience, || get("/readyz").0 == 200), "not ready: {:?}", get("/readyz"));
+    assert!(wait_until(patience, || get("/readyz").0 == 200), "not ready: {:?}", get("/readyz"));
     assert!(
-        tidegate_bench::local::wait_until(patience, || get("/api/v1/dead-letters?limit=3").1.contains("\"reason\"")),
+        wait_until(patience, || get("/api/v1/dead-letters?limit=3").1.contains("\"reason\"")),
         "no dead letters: {:?}",
         get("/api/v1/dead-letters?limit=3")
     );
@@ -121,6 +181,13 @@ fn the_demo_accounts_for_every_record_and_its_curls_work() {
     assert!(get("/api/v1/queries").1.contains("\"closed_until\""));
     let (status, text) = get("/api/v1/queries/nothing/rows");
     assert!(status == 404 && text.contains("there are: stream_metrics_minute"), "{text}");
+    for wrong in ["limit=abc", "limit=0", "limit=10001", "colour=red"] {
+        let (status, text) = get(&format!("/api/v1/dead-letters?{wrong}"));
+        assert!(
+            status == 400 && text.contains("TG-API-PARAMETER") && text.contains("write ?limit=N"),
+            "{wrong}: {text}"
+        );
+    }
     assert!(get("/prometheus").1.contains("tidegate_api_request_seconds_count"));
     let output = demo.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

@@ -1,4 +1,5 @@
-//! Every golden file on a real Postgres, as written and with a crash after each commit.
+//! Every golden file on a real Postgres: as written, with a crash after each commit, and with
+//! commits, checkpoints and crashes that it does not ask for.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,4 +35,9 @@ fn golden_files_on_postgres() {
 #[test]
 fn golden_files_on_postgres_with_a_crash_after_each_commit() {
     all_pass(Variation::CrashEachCheckpoint, "golden_crash");
+}
+
+#[test]
+fn golden_files_on_postgres_with_crashes_and_checkpoints_at_random_places() {
+    all_pass(Variation::Shaken(0x9E37_79B9_7F4A_7C15), "golden_shaken");
 }

@@ -60,7 +60,7 @@ pub fn check(world: &World<'_>, when: &str) {
     );
     none(
         "I7 positions",
-        world.sql("SELECT * FROM tidegate.progress WHERE NOT (rebuild_from <= checkpoint_offset AND checkpoint_offset <= next_offset)"),
+        world.sql("SELECT * FROM tidegate.progress WHERE NOT (start_offset <= checkpoint_offset AND checkpoint_offset <= next_offset AND rebuild_from <= next_offset)"),
     );
     none(
         "I7 pieces",
