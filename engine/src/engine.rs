@@ -155,7 +155,12 @@ pub fn store(settings: &Settings) -> Result<Arc<dyn Store>> {
             .hint("set DATABASE_URL=postgres://user:password@host:5432/database, or sqlite:tidegate.db"));
     }
     if let Some(path) = url.strip_prefix("sqlite:") {
-        return Ok(Arc::new(SqliteStore::new(Path::new(path.trim_start_matches("//")))));
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if path.is_empty() || path.contains('?') || path == ":memory:" {
+            return Err(Error::configuration("TG-DATABASE-URL", format!("{url} names no file"))
+                .hint("write sqlite:tidegate.db, or sqlite:///var/lib/tidegate/tidegate.db"));
+        }
+        return Ok(Arc::new(SqliteStore::new(Path::new(path))));
     }
     Ok(Arc::new(Postgres::new(url, Duration::from_millis(settings.store.timeout_ms))?))
 }

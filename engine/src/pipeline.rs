@@ -120,8 +120,25 @@ pub struct Running {
     pub emitted_at: Instant,
     /// Whether the database's state is of no use.
     pub resets_state: bool,
+    /// What the next checkpoint will save.
+    pub unsaved: Unsaved,
     /// The writer, unless a commit is under way.
     pub writer: Option<Box<dyn Writer>>,
+}
+
+/// What commits have done since the last checkpoint.
+#[derive(Debug)]
+pub struct Unsaved {
+    since: Instant,
+    commits: i64,
+    records: i64,
+}
+
+impl Unsaved {
+    /// As of a checkpoint; `records` are behind it already.
+    pub fn new(now: Instant, records: i64) -> Self {
+        Self { since: now, commits: i64::from(records > 0), records }
+    }
 }
 
 /// A commit under way.
@@ -186,8 +203,8 @@ impl Pipeline {
 
     fn work(&self, running: &mut Running) -> Result<Ended> {
         let mut in_flight: Option<InFlight> = None;
-        let (mut checkpoint_at, mut checkpoint_records) = (self.clock.now(), 0);
         let (mut verified_at, mut expired_at) = (self.clock.now(), self.clock.now());
+        let mut expiring: Option<JoinHandle<()>> = None;
         loop {
             let epoch = self.gather(running, in_flight.as_ref())?;
             if let Some(commit) = in_flight.take()
@@ -195,30 +212,24 @@ impl Pipeline {
             {
                 return Ok(Ended::Recover);
             }
-            if self.clock.now().duration_since(expired_at) > EXPIRE_EVERY {
+            let expired = expiring.as_ref().is_none_or(JoinHandle::is_finished);
+            if expired && self.clock.now().duration_since(expired_at) > EXPIRE_EVERY {
                 expired_at = self.clock.now();
                 let (name, expire) = (self.source.source.name.clone(), self.expire(running.frontier));
-                self.runtime.spawn(async move {
+                expiring = Some(self.runtime.spawn(async move {
                     if let Err(error) = expire.await {
                         tracing::warn!(pipeline = name, "retention: {error}; trying again in {EXPIRE_EVERY:?}");
                     }
-                });
+                }));
             }
             if self.clock.now().duration_since(verified_at) > VERIFY_EVERY {
                 verified_at = self.clock.now();
                 recovery::verify(self, running)?;
             }
             let stopping = self.stopped() || self.caught_up(running, &epoch);
-            checkpoint_records += epoch.read;
-            let checkpoint = self.clock.now().duration_since(checkpoint_at)
-                >= self.settings.engine.checkpoint_interval()
-                || checkpoint_records >= self.settings.engine.checkpoint_records_max;
-            in_flight = self.turn(running, epoch, checkpoint)?;
-            if in_flight.is_some() {
-                if checkpoint {
-                    (checkpoint_at, checkpoint_records) = (self.clock.now(), 0);
-                }
-            } else if stopping {
+            // The last commit before an end carries the state, so that the next start has nothing to replay.
+            in_flight = self.turn(running, epoch, stopping)?;
+            if in_flight.is_none() && stopping {
                 failpoint::hit("shutdown")?;
                 self.tell_digest(running)?;
                 return Ok(Ended::Stopped);
@@ -241,10 +252,19 @@ impl Pipeline {
     /// Turns what was gathered into a commit and sends it off; none if nothing has changed.
     pub fn turn(&self, running: &mut Running, epoch: Epoch, checkpoint: bool) -> Result<Option<InFlight>> {
         self.decide_idle(running);
-        let Some(commit) = self.aggregate(running, epoch, checkpoint || running.resets_state)? else { return Ok(None) };
+        running.unsaved.records += epoch.read;
+        let checkpoint = checkpoint || self.checkpoint_is_due(running);
+        let Some(commit) = self.aggregate(running, epoch, checkpoint)? else { return Ok(None) };
         let in_flight = self.send(running, commit)?;
         self.balance(running)?;
         Ok(Some(in_flight))
+    }
+
+    fn checkpoint_is_due(&self, running: &Running) -> bool {
+        let settings = &self.settings.engine;
+        running.resets_state
+            || running.unsaved.records >= settings.checkpoint_records_max
+            || self.clock.now().duration_since(running.unsaved.since) >= settings.checkpoint_interval()
     }
 
     /// Reads and decodes everything that is there now.
@@ -379,12 +399,13 @@ impl Pipeline {
         }
         let marks = running.partitions.iter().map(|p| (running.watermarks.of(p.id), !p.quiet.is_idle()));
         let frontier = time::frontier(running.frontier, marks.clone());
-        let greatest = marks.map(|(mark, _)| mark).max().unwrap_or(time::NONE);
-        let greatest = if greatest == time::NONE { greatest } else { greatest + self.source.source.bound_us };
+        let greatest = time::greatest(marks.map(|(mark, _)| mark), self.source.source.bound_us);
         let emit = self.clock.now().duration_since(running.emitted_at) >= self.settings.engine.emit_every();
         let moved = running.partitions.iter().any(|p| p.position != p.committed || p.quiet.is_idle() != p.stored.0);
         let waiting = emit && running.views.iter().any(View::is_waiting);
-        if !moved && !waiting && frontier == running.frontier {
+        // A topic may fall silent for longer than it keeps its records: what was committed last must not need them.
+        let unsaved = checkpoint && running.unsaved.commits > 0;
+        if !moved && !waiting && !unsaved && frontier == running.frontier {
             return Ok(None);
         }
         if emit {
@@ -435,6 +456,9 @@ impl Pipeline {
         running.frontier = commit.frontier;
         if commit.checkpoint.is_some() {
             running.resets_state = false;
+            running.unsaved = Unsaved::new(self.clock.now(), 0);
+        } else {
+            running.unsaved.commits += 1;
         }
         for moved in &commit.moves {
             let partition = partition(&mut running.partitions, moved.range.partition)?;
@@ -495,19 +519,22 @@ impl Pipeline {
         }
     }
 
-    /// Writes the digest of what is open into the log: equal states have equal digests, however they came to be.
+    /// Writes the digest of what is open into the log.
     pub fn tell_digest(&self, running: &Running) -> Result<()> {
+        let digest = running.digest()?;
+        tracing::info!(pipeline = self.source.source.name, seq = running.seq, "state digest={digest}");
+        Ok(())
+    }
+}
+
+impl Running {
+    /// A digest of what is open: equal states have equal digests, however they came to be.
+    pub fn digest(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
-        for view in &running.views {
+        for view in &self.views {
             view.digest(&mut hasher)?;
         }
-        tracing::info!(
-            pipeline = self.source.source.name,
-            seq = running.seq,
-            "state digest={}",
-            hasher.finalize().to_hex()
-        );
-        Ok(())
+        Ok(hasher.finalize().to_hex().to_string())
     }
 }
 

@@ -1,8 +1,8 @@
 //! Bytes to rows and rejects. Pure: the same records give the same rows, but for the clock that is handed in.
 //!
 //! Promises: each record becomes exactly one row or exactly one reject; rows keep the order of the records; what the
-//! stores cannot hold (NUL characters, years that Postgres does not know, keys above [`KEY_BYTES_MAX`]) does not pass.
-//! Whether a row is late is not decided here.
+//! stores cannot hold (NUL characters, years that Postgres does not know) does not pass. Nothing here depends on views: a
+//! replay decodes as the first reading did, whatever views there are by then.
 
 mod json;
 
@@ -14,7 +14,7 @@ use arrow::array::{
     TimestampMicrosecondArray, new_null_array,
 };
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::batch::{Decoded, PAYLOAD_BYTES_MAX, Record, Reject};
@@ -25,9 +25,6 @@ use json::JsonDecoder;
 
 /// Records decoded at a time.
 pub const CHUNK_RECORDS_MAX: usize = 10_000;
-
-/// The longest text by which a view may group: an index entry of Postgres has 2,704 bytes for the whole key.
-pub const KEY_BYTES_MAX: u32 = 1024;
 
 /// 0001-01-01 and 10000-01-01: years that every client can show.
 const TIME_RANGE_US: std::ops::Range<i64> = -62_135_596_800_000_000..253_402_300_800_000_000;
@@ -52,7 +49,6 @@ pub struct Decoder {
     columns: Vec<From>,
     computed: Vec<(usize, Arc<dyn PhysicalExpr>)>,
     base_schema: SchemaRef,
-    key_columns: Vec<usize>,
     max_future_skew_us: i64,
 }
 
@@ -92,9 +88,9 @@ impl Decoder {
                     From::Payload(payload.len() - 1)
                 }
                 Origin::Metadata(metadata) => From::Metadata(*metadata),
-                Origin::Computed(_) => From::Computed,
+                Origin::Computed { .. } => From::Computed,
             });
-            if !matches!(column.origin, Origin::Computed(_)) {
+            if !matches!(column.origin, Origin::Computed { .. }) {
                 base.push(field.with_nullable(true));
             }
         }
@@ -107,7 +103,6 @@ impl Decoder {
             columns,
             computed: source.computed.clone(),
             base_schema: Arc::new(Schema::new(base)),
-            key_columns: source.key_columns.clone(),
             max_future_skew_us: i64::try_from(source.source.options.max_future_skew.as_micros()).unwrap_or(i64::MAX),
         })
     }
@@ -213,7 +208,7 @@ impl Decoder {
                     });
                 }
             }
-            if let DataType::Timestamp(..) = field.data_type() {
+            if let DataType::Timestamp(TimeUnit::Microsecond, _) = field.data_type() {
                 let times = column.as_primitive::<TimestampMicrosecondType>();
                 if times.values().iter().any(|time| !TIME_RANGE_US.contains(time)) {
                     for row in (0..times.len())
@@ -232,21 +227,6 @@ impl Decoder {
                 |bytes: Option<&[u8]>| bytes.is_some_and(|bytes| memchr::memchr2(b'\\', 0, bytes).is_some());
             if suspicious(record.payload) || suspicious(record.key) {
                 self.judge_text(row, columns, marks);
-            }
-        }
-        for index in &self.key_columns {
-            let text = columns[*index].as_string_view();
-            if text.views().iter().any(|view| *view as u32 > KEY_BYTES_MAX) {
-                for row in
-                    (0..text.len()).filter(|row| text.is_valid(*row) && text.value(*row).len() > KEY_BYTES_MAX as usize)
-                {
-                    marks.reject(row, "key-too-long", || {
-                        format!(
-                            "{} has more than {KEY_BYTES_MAX} bytes, and views group by it",
-                            self.schema.field(*index).name()
-                        )
-                    });
-                }
             }
         }
         self.judge_time(&columns[self.time_column], records, future, marks);

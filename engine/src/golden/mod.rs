@@ -3,7 +3,7 @@
 //! A file is a sqllogictest file whose statements may be our verbs (`docs/testing.md`):
 //!
 //! ```text
-//!  feed · commit · checkpoint · advance · now · crash · restart · forget · drop · check · expire
+//!  feed · trim · commit · checkpoint · advance · now · crash · restart · forget · drop · check · expire
 //!     │       │                                │
 //!     ▼       ▼                                ▼
 //!  log in memory ─► the pipeline itself ─► a store: memory, or any other ─► queries by DataFusion
@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
 use sqllogictest::{
-    DBOutput, DefaultColumnType, Runner, default_column_validator, default_normalizer, default_validator,
+    DBOutput, DefaultColumnType, QueryExpect, Record, Runner, StatementExpect, default_column_validator,
+    default_normalizer, default_validator, parse_file,
 };
 
 use crate::error::{Error, Result};
@@ -45,15 +46,49 @@ pub struct Options {
 
 /// Runs one file. The error is the first difference, with the file, the line and both sides.
 pub fn run(file: &Path, options: &Options) -> Result<(), String> {
+    if !outcomes(file)?.iter().any(|(_, outcome)| *outcome != "statement ok") {
+        return Err(format!(
+            "{}: it asks nothing, and so proves nothing: write a query, or statement error",
+            file.display()
+        ));
+    }
     let mut runner = runner(file, options)?;
     runner.run_file(file).map_err(|error| error.display(false).to_string())
 }
 
-/// Runs one file and writes what comes out as what is expected.
+/// Runs one file and writes what comes out as what is expected. What should succeed and fails, or the reverse, is a fault
+/// and no new expectation: then the file stays as it was.
 pub fn accept(file: &Path, options: &Options) -> Result<(), String> {
+    let cannot = |error: std::io::Error| format!("cannot read {}: {error}", file.display());
+    let before = std::fs::read_to_string(file).map_err(cannot)?;
+    let expected = outcomes(file)?;
     let mut runner = runner(file, options)?;
     let update = runner.update_test_file(file, " ", default_validator, default_normalizer, default_column_validator);
-    futures::executor::block_on(update).map_err(|error| error.to_string())
+    futures::executor::block_on(update).map_err(|error| error.to_string())?;
+    let found = outcomes(file)?;
+    if expected.iter().map(|(_, outcome)| outcome).eq(found.iter().map(|(_, outcome)| outcome)) {
+        return Ok(());
+    }
+    std::fs::write(file, before).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+    let differs = expected.iter().zip(&found).find(|((_, one), (_, other))| one != other);
+    let ((line, one), other) = differs.map_or(((1, "…"), "…"), |((line, one), (_, other))| ((*line, *one), *other));
+    Err(format!(
+        "{}:{line}: {other}, where the file has: {one}; nothing is written (run it without --accept to see why)",
+        file.display()
+    ))
+}
+
+/// Of each statement and query of a file: its line, and how it is to end.
+fn outcomes(file: &Path) -> Result<Vec<(u32, &'static str)>, String> {
+    let records = parse_file::<DefaultColumnType>(file).map_err(|error| error.to_string())?;
+    let outcome = |record: &Record<DefaultColumnType>| match record {
+        Record::Statement { loc, expected: StatementExpect::Error(_), .. } => Some((loc.line(), "statement error")),
+        Record::Statement { loc, .. } => Some((loc.line(), "statement ok")),
+        Record::Query { loc, expected: QueryExpect::Error(_), .. } => Some((loc.line(), "query error")),
+        Record::Query { loc, .. } => Some((loc.line(), "query")),
+        _ => None,
+    };
+    Ok(records.iter().filter_map(outcome).collect())
 }
 
 /// The `.slt` files at or below a path, sorted.
@@ -83,10 +118,20 @@ type Made = Runner<Hand, Box<dyn FnMut() -> std::future::Ready<Result<Hand>>>>;
 
 fn runner(file: &Path, options: &Options) -> Result<Made, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    // What `skipif` and `onlyif` of a file may name.
+    let label = match (&options.damage, options.variation) {
+        (Some(_), _) => "state-lost",
+        (None, Variation::ExtraCommits(_)) => "extra-commits",
+        (None, Variation::AsWritten) => "as-written",
+        (None, Variation::CrashEachCommit | Variation::CrashEachCheckpoint) => "crashes",
+        (None, Variation::Shaken(_)) => "extra-commits",
+    };
     let (file, options) = (file.to_path_buf(), options.clone());
     let make: Box<dyn FnMut() -> std::future::Ready<Result<Hand>>> =
         Box::new(move || std::future::ready(Hand::new(file.clone(), text.clone(), options.clone())));
-    Ok(Runner::new(make))
+    let mut runner = Runner::new(make);
+    runner.add_label(label);
+    Ok(runner)
 }
 
 type Answer = Result<Option<Vec<Vec<String>>>>;

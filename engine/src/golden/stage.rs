@@ -14,7 +14,7 @@ use crate::pipeline::{Epoch, Pipeline, Running};
 use crate::recovery;
 use crate::settings::Settings;
 use crate::sql::planned::Table;
-use crate::sql::{Catalog, statements_of};
+use crate::sql::{Catalog, StatementText, statements_of};
 use crate::store::{Lease, Settled};
 use crate::time::clock::{Clock, Manual};
 
@@ -26,10 +26,25 @@ pub enum Variation {
     AsWritten,
     /// A crash after each commit.
     CrashEachCommit,
-    /// A crash after each commit, and every other commit carries a checkpoint.
+    /// A crash after each commit; the first commit and every other one carries a checkpoint.
     CrashEachCheckpoint,
     /// Commits between records, as this seed has them.
     ExtraCommits(u64),
+    /// The same, some of them checkpoints, and a crash after each commit.
+    Shaken(u64),
+}
+
+impl Variation {
+    fn seed(self) -> Option<u64> {
+        match self {
+            Self::ExtraCommits(seed) | Self::Shaken(seed) => Some(seed),
+            _ => None,
+        }
+    }
+
+    fn crashes(self) -> bool {
+        matches!(self, Self::CrashEachCommit | Self::CrashEachCheckpoint | Self::Shaken(_))
+    }
 }
 
 /// 2100-01-01: nothing lies in the future unless the file sets the clock.
@@ -44,12 +59,31 @@ struct Played {
     read: Epoch,
 }
 
+/// A declaration, and where it stands.
+struct Declared {
+    file: String,
+    /// Lines of the file before the text that it was declared in.
+    before: usize,
+    statement: StatementText,
+}
+
+impl Declared {
+    /// A text in which the statement has the place that it has in its file.
+    fn padded(&self) -> (String, String) {
+        let StatementText { text, line, column, .. } = &self.statement;
+        let (lines, columns) = ((self.before as u64 + line - 1) as usize, (column - 1) as usize);
+        (self.file.clone(), format!("{}{}{text};", "\n".repeat(lines), " ".repeat(columns)))
+    }
+}
+
 /// A stage.
 pub struct Stage {
     file: PathBuf,
     options: Options,
-    /// Declarations by name, in their order.
-    declared: Vec<(String, String)>,
+    /// Declarations, in their order.
+    declared: Vec<Declared>,
+    /// The golden file, to tell places in it.
+    text: String,
     /// Topics' partitions that the file mentions, by source.
     partitions: BTreeMap<String, usize>,
     log: MemoryLog,
@@ -75,20 +109,18 @@ impl Stage {
             file: file.to_path_buf(),
             options: options.clone(),
             declared: Vec::new(),
+            text: text.to_string(),
             partitions,
             log: MemoryLog::new(),
             clock: Arc::new(Manual::at(FAR)),
             played: None,
             tables: Vec::new(),
-            random: match options.variation {
-                Variation::ExtraCommits(seed) => seed | 1,
-                _ => 0,
-            },
+            random: options.variation.seed().map_or(0, |seed| seed | 1),
             commits: 0,
         };
         for path in &options.queries {
-            for (_, text) in crate::sql::read_files(path)? {
-                stage.declare(&text)?;
+            for (file, text) in crate::sql::read_files(path)? {
+                stage.declare(&file, &text, 0)?;
             }
         }
         Ok(stage)
@@ -99,7 +131,12 @@ impl Stage {
         let first = text.trim_start().split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_lowercase();
         match first.as_str() {
             "create" => {
-                self.declare(text)?;
+                let at = self.text.find(text.trim()).map_or(0, |at| self.text[..at].matches('\n').count());
+                let file = self.file.display().to_string();
+                // Behind the last declaration there may be verbs.
+                let (declared, verbs) = text.trim().rsplit_once(';').unwrap_or((text.trim(), ""));
+                self.declare(&file, declared, at)?;
+                self.perform_lines(verbs)?;
                 Ok(None)
             }
             "select" | "with" | "values" | "describe" | "explain" => {
@@ -108,19 +145,23 @@ impl Stage {
                 self.options.runtime.block_on(query).map(Some)
             }
             _ => {
-                for line in text.lines().filter(|line| !line.trim().is_empty()) {
-                    self.perform(verbs::parse(line)?)?;
-                }
+                self.perform_lines(text)?;
                 Ok(None)
             }
         }
     }
 
-    fn declare(&mut self, text: &str) -> Result<()> {
-        for (name, statement) in statements_of(&self.file.display().to_string(), text)? {
-            match self.declared.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, held)) => *held = statement,
-                None => self.declared.push((name, statement)),
+    fn perform_lines(&mut self, text: &str) -> Result<()> {
+        text.lines().filter(|line| !line.trim().is_empty()).try_for_each(|line| self.perform(verbs::parse(line)?))
+    }
+
+    /// Declares the statements of a text that begins `before` lines down its file.
+    fn declare(&mut self, file: &str, text: &str, before: usize) -> Result<()> {
+        for statement in statements_of(file, text)? {
+            let declared = Declared { file: file.to_string(), before, statement };
+            match self.declared.iter_mut().find(|known| known.statement.name == declared.statement.name) {
+                Some(held) => *held = declared,
+                None => self.declared.push(declared),
             }
         }
         Ok(())
@@ -137,6 +178,10 @@ impl Stage {
                 let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
                 let records = lines.map(|line| Fed { payload: Some(line.to_vec()), ..like.clone() }).collect();
                 self.feed(&source, partition, records)
+            }
+            Verb::Trim { source, partition, low } => {
+                let topic = self.topic_of(&source, "trim")?;
+                self.log.trim(&topic, partition, low)
             }
             Verb::Partitions(source, count) => {
                 self.partitions.insert(source.clone(), count);
@@ -161,7 +206,7 @@ impl Stage {
             }
             Verb::Forget(name) => {
                 let before = self.declared.len();
-                self.declared.retain(|(known, _)| *known != name);
+                self.declared.retain(|known| known.statement.name != name);
                 if self.declared.len() == before {
                     return Err(Error::query(
                         "TG-TEST-VERB",
@@ -188,9 +233,8 @@ impl Stage {
     }
 
     fn catalog(&self) -> Result<Catalog> {
-        let file = self.file.display().to_string();
-        let text: Vec<String> = self.declared.iter().map(|(_, statement)| format!("{statement};")).collect();
-        Catalog::of_texts(&[(file, text.join("\n"))], |name| std::env::var(name).ok()).map_err(|errors| {
+        let texts: Vec<(String, String)> = self.declared.iter().map(Declared::padded).collect();
+        Catalog::of_texts(&texts, |name| std::env::var(name).ok()).map_err(|errors| {
             let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
             Error::query("TG-CHECK", told.join("\n"))
         })
@@ -199,6 +243,12 @@ impl Stage {
     fn topic(&self, source: &str) -> Option<String> {
         let played = self.played.iter().flatten().find(|played| played.pipeline.source.source.name == source);
         played.map(|played| played.pipeline.source.source.options.topic.clone())
+    }
+
+    fn topic_of(&self, source: &str, verb: &str) -> Result<String> {
+        self.topic(source).ok_or_else(|| {
+            Error::query("TG-TEST-VERB", format!("{verb} {source}: there is no such source with a view"))
+        })
     }
 
     /// Starts what is declared, unless it runs.
@@ -253,9 +303,7 @@ impl Stage {
 
     fn feed(&mut self, source: &str, partition: usize, records: Vec<Fed>) -> Result<()> {
         self.play()?;
-        let topic = self.topic(source).ok_or_else(|| {
-            Error::query("TG-TEST-VERB", format!("feed {source}: there is no such source with a view"))
-        })?;
+        let topic = self.topic_of(source, "feed")?;
         for record in records {
             self.log.feed(&topic, partition, record)?;
             // Xorshift: which commits are extra must only differ, and be the same for the same seed.
@@ -273,7 +321,7 @@ impl Stage {
         self.play()?;
         self.commits += 1;
         let variation = self.options.variation;
-        let checkpoint = checkpoint || (variation == Variation::CrashEachCheckpoint && self.commits.is_multiple_of(2));
+        let checkpoint = checkpoint || (variation == Variation::CrashEachCheckpoint && self.commits % 2 == 1);
         for played in self.played.iter_mut().flatten() {
             let Played { pipeline, lease, running, read } = played;
             pipeline.drain(running, read)?;
@@ -282,7 +330,7 @@ impl Stage {
                 *running = recovery::recover(pipeline, lease.as_ref())?;
             }
         }
-        if matches!(variation, Variation::CrashEachCommit | Variation::CrashEachCheckpoint) {
+        if variation.crashes() {
             self.crash()?;
         }
         Ok(())
@@ -296,7 +344,11 @@ impl Stage {
         }
         for played in self.played.iter_mut().flatten() {
             played.read = Epoch::default();
+            let before = played.running.digest()?;
             played.running = recovery::recover(&played.pipeline, played.lease.as_ref())?;
+            if played.running.digest()? != before {
+                return Err(Error::bug("the state after the crash is not the one before it"));
+            }
             played.pipeline.drain(&mut played.running, &mut played.read)?;
         }
         Ok(())

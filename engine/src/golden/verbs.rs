@@ -27,6 +27,15 @@ pub enum Verb {
         /// What each record has besides its payload.
         like: Fed,
     },
+    /// Lose a partition's records below an offset, as Kafka's retention does.
+    Trim {
+        /// The source.
+        source: String,
+        /// The partition.
+        partition: usize,
+        /// The oldest offset that is left.
+        low: i64,
+    },
     /// Give a source's topic so many partitions.
     Partitions(String, usize),
     /// Read everything and commit; with the state, if so.
@@ -54,7 +63,7 @@ pub enum Verb {
 
 fn wrong(line: &str, why: &str) -> Error {
     Error::query("TG-TEST-VERB", format!("{line}: {why}")).hint(
-        "verbs are feed SOURCE/PARTITION JSON…, partitions SOURCE N, commit, checkpoint, advance 90 seconds, now TIME, crash, restart, forget NAME, drop NAME, check, expire",
+        "verbs are feed SOURCE/PARTITION JSON…, trim SOURCE/PARTITION OFFSET, partitions SOURCE N, commit, checkpoint, advance 90 seconds, now TIME, crash, restart, forget NAME, drop NAME, check, expire",
     )
 }
 
@@ -66,6 +75,13 @@ pub fn parse(line: &str) -> Result<Verb> {
     let name = || if rest.is_empty() { Err(wrong(line, "it lacks a name")) } else { Ok(rest.to_string()) };
     Ok(match word {
         "feed" => feed(line, rest)?,
+        "trim" => {
+            let parsed =
+                rest.split_once(char::is_whitespace).and_then(|(to, low)| Some((to, low.trim().parse().ok()?)));
+            let (to, low) = parsed.ok_or_else(|| wrong(line, "write trim SOURCE/0 17"))?;
+            let (source, partition) = place(line, to)?;
+            Verb::Trim { source, partition, low }
+        }
         "partitions" => {
             let parsed =
                 rest.split_once(char::is_whitespace).and_then(|(name, n)| Some((name, n.trim().parse().ok()?)));
@@ -91,11 +107,16 @@ pub fn time_us(text: &str) -> Option<i64> {
     chrono::DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_micros())
 }
 
+/// `SOURCE/PARTITION`, or a source whose only partition is meant.
+fn place(line: &str, to: &str) -> Result<(String, usize)> {
+    let (source, partition) = to.split_once('/').unwrap_or((to, "0"));
+    let partition = partition.parse().map_err(|_| wrong(line, "the partition is not a number"))?;
+    Ok((source.to_string(), partition))
+}
+
 fn feed(line: &str, rest: &str) -> Result<Verb> {
     let (to, mut rest) = rest.split_once(char::is_whitespace).ok_or_else(|| wrong(line, "it lacks records"))?;
-    let (source, partition) = to.split_once('/').unwrap_or((to, "0"));
-    let source = source.to_string();
-    let partition = partition.parse().map_err(|_| wrong(line, "the partition is not a number"))?;
+    let (source, partition) = place(line, to)?;
     let mut like = Fed::default();
     loop {
         rest = rest.trim_start();

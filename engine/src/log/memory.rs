@@ -20,7 +20,20 @@ pub struct Fed {
     pub timestamp_us: Option<i64>,
 }
 
-type Partitions = Vec<Vec<Arc<Fed>>>;
+/// A partition: records by offset, of which those below `low` are gone.
+#[derive(Debug, Clone, Default)]
+struct Partition {
+    low: i64,
+    records: Vec<Arc<Fed>>,
+}
+
+impl Partition {
+    fn high(&self) -> i64 {
+        self.records.len() as i64
+    }
+}
+
+type Partitions = Vec<Partition>;
 
 /// Topics by name.
 #[derive(Debug, Clone, Default)]
@@ -43,17 +56,24 @@ impl MemoryLog {
         let mut topics = self.topics();
         let held = topics.entry(topic.to_string()).or_default();
         if held.len() < partitions {
-            held.resize(partitions, Vec::new());
+            held.resize(partitions, Partition::default());
         }
     }
 
-    /// Appends a record; its offset.
-    pub fn feed(&self, topic: &str, partition: usize, record: Fed) -> Result<i64> {
+    /// Appends a record.
+    pub fn feed(&self, topic: &str, partition: usize, record: Fed) -> Result<()> {
+        self.change(topic, partition, |held| held.records.push(Arc::new(record)))
+    }
+
+    /// Loses the records below an offset, as retention does.
+    pub fn trim(&self, topic: &str, partition: usize, low: i64) -> Result<()> {
+        self.change(topic, partition, |held| held.low = low.clamp(held.low, held.high()))
+    }
+
+    fn change(&self, topic: &str, partition: usize, change: impl FnOnce(&mut Partition)) -> Result<()> {
         let mut topics = self.topics();
         let held = topics.get_mut(topic).and_then(|partitions| partitions.get_mut(partition));
-        let held = held.ok_or_else(|| Error::bug(format!("topic {topic} has no partition {partition}")))?;
-        held.push(Arc::new(record));
-        Ok(held.len() as i64 - 1)
+        held.map(change).ok_or_else(|| Error::bug(format!("topic {topic} has no partition {partition}")))
     }
 }
 
@@ -91,7 +111,8 @@ impl Reader for MemoryReader {
     }
 
     fn bounds(&self, partition: i32) -> Result<Bounds> {
-        self.held(|partitions| Some(Bounds { low: 0, high: partitions.get(partition as usize)?.len() as i64 }))
+        let of = |held: &Partition| Bounds { low: held.low, high: held.high() };
+        self.held(|partitions| partitions.get(partition as usize).map(of))
     }
 
     fn assign(&mut self, positions: &[(i32, i64)]) -> Result<()> {
@@ -107,8 +128,11 @@ impl Reader for MemoryReader {
             let Some(held) = partitions.get(*partition as usize).filter(|_| !self.paused.contains(partition)) else {
                 continue;
             };
-            while taken.len() < max && (*position as usize) < held.len() {
-                taken.push((*partition, *position, Some(held[*position as usize].clone())));
+            if *position < held.low {
+                return Err(Error::bug(format!("offset {position} of partition {partition} is gone and was read")));
+            }
+            while taken.len() < max && *position < held.high() {
+                taken.push((*partition, *position, Some(held.records[*position as usize].clone())));
                 *position += 1;
                 *told = false;
             }

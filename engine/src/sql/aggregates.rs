@@ -113,6 +113,13 @@ pub(super) fn lower(
         )
         .hint("group by a window and add EMIT ON WINDOW CLOSE; or use an approx_ aggregate"));
     }
+    if known(&APPROXIMATE) && shape == Shape::Running {
+        return Err(Error::query(
+            "TG-SQL-AGGREGATE",
+            format!("view {view_name}: {shown} keeps a sketch whose form may change, and a running aggregate is kept for ever"),
+        )
+        .hint("group by a window; or use count(DISTINCT x), min, max, avg"));
+    }
     let within_group = name.contains("percentile_cont");
     if params.null_treatment == Some(NullTreatment::IgnoreNulls) || !(params.order_by.is_empty() || within_group) {
         return Err(not_yet(view_name, &format!("ORDER BY or IGNORE NULLS in {shown}"), "leave it out"));

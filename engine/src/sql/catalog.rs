@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::common::DFSchema;
 use datafusion::execution::context::SessionState;
 use datafusion::execution::session_state::SessionStateBuilder;
@@ -71,12 +71,13 @@ impl Catalog {
         }
         let mut planned_views = Vec::new();
         for view in &views {
-            match split::plan(&session, &mut planned_sources, view) {
+            match split::plan(&session, &planned_sources, view) {
                 Ok(view) => planned_views.push(view),
-                Err(error) => errors.push(error),
+                Err(faults) => errors.extend(faults),
             }
         }
         if !errors.is_empty() {
+            errors.sort_by_key(|error: &Error| error.place.as_ref().map(|p| (p.file.clone(), p.line, p.column)));
             return Err(errors);
         }
         planned_sources.sort_by(|a, b| a.source.name.cmp(&b.source.name));
@@ -159,7 +160,7 @@ fn plan_source(session: &SessionContext, source: Source) -> Result<PlannedSource
             let nullable =
                 column.nullable && !matches!(column.origin, Origin::Metadata(Metadata::Partition | Metadata::Offset));
             fields.push(Field::new(&column.name, data_type, nullable));
-        } else if let Origin::Computed(_) = column.origin {
+        } else if let Origin::Computed { .. } = column.origin {
             // Its type is that of its expression, which may use the columns that have one.
             fields.push(Field::new(&column.name, DataType::Null, true));
         } else {
@@ -169,14 +170,14 @@ fn plan_source(session: &SessionContext, source: Source) -> Result<PlannedSource
         }
     }
     let computed_free = |fields: &[Field]| {
-        let kept = fields.iter().zip(&source.columns).filter(|(_, c)| !matches!(c.origin, Origin::Computed(_)));
+        let kept = fields.iter().zip(&source.columns).filter(|(_, c)| !matches!(c.origin, Origin::Computed { .. }));
         Schema::new(kept.map(|(field, _)| field.clone()).collect::<Vec<_>>())
     };
     let base = DFSchema::try_from_qualified_schema(source.name.as_str(), &computed_free(&fields))?;
     let mut expressions = Vec::new();
     for (index, column) in source.columns.iter().enumerate() {
-        let Origin::Computed(text) = &column.origin else { continue };
-        let (expr, data_type) = computed_expression(&state, &base, &text.to_string(), column.data_type.clone())
+        let Origin::Computed { expr, .. } = &column.origin else { continue };
+        let (expr, data_type) = computed_expression(&state, &base, &expr.to_string(), column.data_type.clone())
             .map_err(|error| {
                 explain::explain(error, &source.file, column.line, column.column, &format!("column {}", column.name))
             })?;
@@ -188,7 +189,7 @@ fn plan_source(session: &SessionContext, source: Source) -> Result<PlannedSource
     fields.push(Field::new(HIDDEN[2], DataType::Int64, false));
     let schema = Arc::new(Schema::new(fields));
     let time = schema.field_with_name(&source.time_column)?;
-    if !matches!(time.data_type(), DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, _)) {
+    if !matches!(time.data_type(), DataType::Timestamp(TimeUnit::Microsecond, _)) {
         return Err(Error::query(
             "TG-SQL-SOURCE",
             format!("the watermark's column {} is of type {}, not a timestamp", time.name(), time.data_type()),
@@ -202,7 +203,7 @@ fn plan_source(session: &SessionContext, source: Source) -> Result<PlannedSource
     }
     let provider = leaf_table(&schema).0;
     session.register_table(source.name.as_str(), provider)?;
-    Ok(PlannedSource { source, schema, computed: expressions, key_columns: Vec::new() })
+    Ok(PlannedSource { source, schema, computed: expressions })
 }
 
 /// A computed column's expression over the columns that are not computed, as the declared type.
@@ -215,6 +216,11 @@ fn computed_expression(
     let expr = state.create_logical_expr(text, base)?;
     explain::refuse_unrepeatable(&expr)?;
     let own = expr.get_type(base)?;
+    // Times have microseconds everywhere: DataFusion's functions give nanoseconds.
+    let declared = declared.or_else(|| match &own {
+        DataType::Timestamp(_, zone) => Some(DataType::Timestamp(TimeUnit::Microsecond, zone.clone())),
+        _ => None,
+    });
     match declared {
         Some(declared) if declared != own => Ok((Expr::Cast(Cast::new(Box::new(expr), declared.clone())), declared)),
         _ => Ok((expr, own)),

@@ -4,8 +4,10 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 
+use super::names;
 use super::planned::{Aggregate, Emit, PlannedView, Shape};
 use super::window::Kind;
+use crate::batch::HIDDEN;
 use crate::error::Error;
 
 /// Refuses what would give another answer the next time.
@@ -15,7 +17,11 @@ pub fn refuse_unrepeatable(expr: &Expr) -> datafusion::error::Result<()> {
             "{}() gives another answer each time it is asked, so a replay after a crash would too; use the event time or a column",
             f.func.name()
         ))),
-        Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) => {
+        Expr::Exists(_)
+        | Expr::InSubquery(_)
+        | Expr::ScalarSubquery(_)
+        | Expr::SetComparison(_)
+        | Expr::OuterReferenceColumn(..) => {
             Err(DataFusionError::Plan("a subquery in an expression is not supported yet; leave it out".to_string()))
         }
         Expr::Placeholder(p) => Err(DataFusionError::Plan(format!("parameter {} has no value; use ${{NAME}}", p.id))),
@@ -24,14 +30,34 @@ pub fn refuse_unrepeatable(expr: &Expr) -> datafusion::error::Result<()> {
     Ok(())
 }
 
-/// The same for every expression of a plan.
+/// The same for every expression of a plan; and names that hide columns of ours.
 pub fn refuse_expressions(plan: &LogicalPlan) -> datafusion::error::Result<()> {
     plan.apply(|node| {
         for expr in node.expressions() {
             refuse_unrepeatable(&expr)?;
         }
+        refuse_names(node)?;
         Ok(TreeNodeRecursion::Continue)
     })?;
+    Ok(())
+}
+
+/// `_partition` and its like say where a record was; whatever else is called so would be taken for it.
+fn refuse_names(node: &LogicalPlan) -> datafusion::error::Result<()> {
+    let [input] = node.inputs()[..] else { return Ok(()) };
+    let renamed = |index: usize, name: &str| match node {
+        LogicalPlan::Projection(projection) => {
+            !matches!(projection.expr[index].clone().unalias_nested().data, Expr::Column(column) if column.name == name)
+        }
+        LogicalPlan::SubqueryAlias(_) => input.schema().field(index).name() != name,
+        _ => false,
+    };
+    for (index, field) in node.schema().fields().iter().enumerate() {
+        let name = field.name().as_str();
+        if (HIDDEN.contains(&name) || name == super::ROW) && renamed(index, name) {
+            return Err(DataFusionError::Plan(format!("the name {name} is reserved; give the column another name")));
+        }
+    }
     Ok(())
 }
 
@@ -44,9 +70,9 @@ pub fn explain(error: DataFusionError, file: &str, line: u64, column: u64, what:
     let told = match error.find_root() {
         DataFusionError::SchemaError(schema, _) => match schema.as_ref() {
             SchemaError::FieldNotFound { field, valid_fields } => {
-                let names = valid_fields.iter().map(|c| c.name.as_str()).filter(|name| !name.starts_with('_'));
+                let names = valid_fields.iter().map(|c| c.name.as_str());
                 let error = Error::query("TG-SQL-COLUMN", format!("{what}: there is no column {}", field.name));
-                match nearest(&field.name, names) {
+                match names::nearest(&field.name, names) {
                     Some(name) => error.hint(format!("did you mean {name}?")),
                     None => error,
                 }
@@ -148,9 +174,4 @@ impl PlannedView {
         }
         text
     }
-}
-
-fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
-    let distance = |other: &str| datafusion::common::utils::datafusion_strsim::levenshtein(name, other);
-    names.map(|other| (distance(other), other)).filter(|(d, _)| *d <= 3).min().map(|(_, other)| other.to_string())
 }

@@ -10,6 +10,7 @@
 mod aggregates;
 mod catalog;
 mod explain;
+mod names;
 pub mod planned;
 mod recognise;
 pub mod source;
@@ -25,4 +26,4 @@ pub use catalog::{Catalog, read_files};
 pub use planned::{PlannedSource, PlannedView};
 pub use split::ROW;
 pub use statement::parse_interval_us as duration_us;
-pub use text::statements_of;
+pub use text::{StatementText, statements_of};

@@ -19,8 +19,6 @@ pub struct PlannedSource {
     pub schema: SchemaRef,
     /// Expressions of the computed columns: index in `schema`, and the value over the columns before the hidden ones.
     pub computed: Vec<(usize, Arc<dyn PhysicalExpr>)>,
-    /// Text columns by which some view groups: their values are bounded.
-    pub key_columns: Vec<usize>,
 }
 
 /// A view, ready to run.
@@ -52,6 +50,15 @@ pub struct PlannedView {
     pub table: Table,
     /// Names everything that decides an answer; a view with another fingerprint is another view.
     pub fingerprint: String,
+}
+
+impl PlannedView {
+    /// The column of the table that a key is.
+    pub fn key_name(&self, key: usize) -> &str {
+        let group = self.groups.iter().position(|group| matches!(group, Group::Key(other) if *other == key));
+        let column = self.table.columns.iter().find(|column| column.key_of.is_some() && column.key_of == group);
+        column.map_or("a key", |column| column.name.as_str())
+    }
 }
 
 /// What a view keeps between epochs.

@@ -20,8 +20,10 @@ pub fn recognise(expr: &Expr, time_column: &str) -> Result<Option<(Windows, Edge
         _ => return Ok(None),
     };
     let mut time = time.cloned().unwrap_or_else(|| lit(0));
-    while let Expr::Cast(cast) = time {
-        time = *cast.expr;
+    while let Expr::Cast(cast) = &time
+        && keeps_time(cast.field.data_type())
+    {
+        time = cast.expr.as_ref().clone();
     }
     if !matches!(&time, Expr::Column(column) if column.name == time_column) {
         return if kind == WINDOW_UDF {
@@ -60,6 +62,14 @@ pub fn recognise(expr: &Expr, time_column: &str) -> Result<Option<(Windows, Edge
         },
     };
     Ok(Some((Windows::tumble(size_us, offset_us), Edge::Start)))
+}
+
+/// Whether a cast to this type leaves a time of the watermark's column what it is: another zone or a coarser type would
+/// make windows of another length, or several of one.
+fn keeps_time(to: &DataType) -> bool {
+    let fine = matches!(to, DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, _));
+    let utc = |zone: &str| matches!(zone, "+00:00" | "UTC" | "Z");
+    fine && matches!(to, DataType::Timestamp(_, zone) if zone.as_deref().is_none_or(utc))
 }
 
 /// Whether an expression holds a window of several panes, whose value is not known below the aggregate.

@@ -55,7 +55,12 @@ pub enum Origin {
     /// A field of the payload with the column's name.
     Payload,
     /// An expression over the other columns.
-    Computed(Box<ast::Expr>),
+    Computed {
+        /// The expression.
+        expr: Box<ast::Expr>,
+        /// Its text, for fingerprints.
+        normal: String,
+    },
     /// The record itself.
     Metadata(Metadata),
 }
@@ -191,7 +196,7 @@ fn normal_form(name: &str, columns: &[Column], time_column: &str, bound_us: i64,
     for column in columns {
         let origin = match &column.origin {
             Origin::Payload => String::new(),
-            Origin::Computed(expr) => format!(" as {expr}"),
+            Origin::Computed { normal, .. } => format!(" as {normal}"),
             Origin::Metadata(metadata) => format!(" from {metadata:?}"),
         };
         text.push_str(&format!("\n{} {:?} {}{origin}", column.name, column.data_type, column.nullable));
@@ -221,7 +226,9 @@ fn parse_column(cursor: &mut Cursor<'_>) -> Result<Column> {
             nullable = true;
         } else if cursor.words(&["as"]) {
             cursor.expect(&Token::LParen)?;
-            origin = Origin::Computed(Box::new(cursor.parse(|parser| parser.parse_expr())?));
+            let from = cursor.index();
+            let expr = Box::new(cursor.parse(|parser| parser.parse_expr())?);
+            origin = Origin::Computed { expr, normal: cursor.normal(from, cursor.index()) };
             cursor.expect(&Token::RParen)?;
         } else if cursor.words(&["metadata"]) {
             origin = Origin::Metadata(parse_metadata(cursor, &name)?);

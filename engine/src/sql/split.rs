@@ -21,14 +21,17 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::{
     Aggregate as LogicalAggregate, Expr, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, col, lit,
 };
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
+use datafusion::physical_expr::expressions::BinaryExpr;
+use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::prelude::SessionContext;
-use datafusion::sql::parser::Statement;
 use futures::executor::block_on;
-use sqlparser::ast;
 
 use super::aggregates::{Lowered, lower};
 use super::explain::{explain, refuse_expressions};
+use super::names;
 use super::planned::{
     Aggregate, CONSTANT_KEY, Distinct, Emit, Function, Group, Inputs, PlannedSource, PlannedView, Shape, TableColumn,
 };
@@ -44,26 +47,29 @@ use crate::view::plan::{Plan, leaf_table};
 /// The column that numbers the rows given to the plan above.
 pub const ROW: &str = "__row";
 
-/// Plans one view.
-pub fn plan(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewText) -> Result<PlannedView> {
-    let place = |error: Error| error.at(&view.file, view.line, view.column);
-    split(session, sources, view).map_err(place)
+/// Plans one view; all its faults, as far as one does not hide the others.
+pub fn plan(session: &SessionContext, sources: &[PlannedSource], view: &ViewText) -> Result<PlannedView, Vec<Error>> {
+    let state = session.state();
+    let (raw, mut faults) = names::resolve(&state, view);
+    match raw.and_then(|raw| split(&state, sources, view, raw)) {
+        Ok(planned) if faults.is_empty() => return Ok(planned),
+        Ok(_) => {}
+        Err(fault) => faults.push(fault.at(&view.file, view.line, view.column)),
+    }
+    Err(faults)
 }
 
-fn split(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewText) -> Result<PlannedView> {
-    let state = session.state();
+fn split(state: &SessionState, sources: &[PlannedSource], view: &ViewText, raw: LogicalPlan) -> Result<PlannedView> {
     let name = &view.name;
     let what = format!("view {name}");
     let told = |error: DataFusionError| explain(error, &view.file, view.line, view.column, &what);
     if view.query.with.as_ref().is_some_and(|with| with.recursive) {
         return Err(not_yet(name, "WITH RECURSIVE", "write it without"));
     }
-    let statement = Statement::Statement(Box::new(ast::Statement::Query(view.query.clone())));
-    let raw = block_on(state.statement_to_plan(statement)).map_err(told)?;
     let analyzed = state.analyzer().execute_and_check(raw, state.config_options(), |_, _| {}).map_err(told)?;
     refuse_expressions(&analyzed).map_err(told)?;
     let Some(aggregate) = lowest_aggregate(name, &analyzed)? else {
-        return stateless::plan(&state, sources, view, &analyzed);
+        return stateless::plan(state, sources, view, &analyzed);
     };
     let (scan, leaf) = scanned(name, &aggregate.input)?;
     let source = source_of(sources, name, &scan)?;
@@ -85,14 +91,6 @@ fn split(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewTex
                 .hint("use TUMBLE, HOP, CUMULATE, date_bin or date_trunc over the watermark's column"));
         }
         check_key_type(name, field)?;
-        if let Expr::Column(column) = &base {
-            let position = source.schema.index_of(&column.name)?;
-            if *source.schema.field(position).data_type() == DataType::Utf8View
-                && !source.key_columns.contains(&position)
-            {
-                source.key_columns.push(position);
-            }
-        }
         groups.push(Group::Key(keys.len()));
         keys.push(expr.clone());
     }
@@ -141,7 +139,7 @@ fn split(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewTex
         exprs.push(Expr::Column(Column::from((qualifier, field))).alias(hidden));
     }
     let below_logical = LogicalPlanBuilder::from(input).project(exprs)?.build().map_err(told)?;
-    let below = physical(&state, &below_logical, leaf.slot.clone()).map_err(told)?;
+    let below = physical(state, &below_logical, leaf.slot.clone()).map_err(told)?;
     let below_schema = below.schema();
     let mut aggregates = Vec::new();
     for (index, lowered) in lowered.iter().enumerate() {
@@ -182,7 +180,7 @@ fn split(session: &SessionContext, sources: &mut [PlannedSource], view: &ViewTex
     // Above.
     let group_leaf = Leaf::of(groups_schema(&aggregate));
     let above_logical = carry(name, &analyzed, &[ROW], &group_leaf)?;
-    let above = physical(&state, &above_logical, group_leaf.slot.clone()).map_err(told)?;
+    let above = physical(state, &above_logical, group_leaf.slot.clone()).map_err(told)?;
     let ends_matter = matches!(shape, Shape::Windowed(w) if w.kind == Kind::Cumulate);
     let mut table = table(name, &analyzed, &aggregate, &groups, ends_matter)?;
     if groups.is_empty() {
@@ -213,9 +211,9 @@ pub(super) fn fingerprint(source: &PlannedSource, view: &ViewText) -> String {
     blake3::hash(format!("view 1\n{}\n{}", source.source.normal, view.normal).as_bytes()).to_hex().to_string()
 }
 
-pub(super) fn source_of<'a>(sources: &'a mut [PlannedSource], view: &str, scan: &str) -> Result<&'a mut PlannedSource> {
+pub(super) fn source_of<'a>(sources: &'a [PlannedSource], view: &str, scan: &str) -> Result<&'a PlannedSource> {
     sources
-        .iter_mut()
+        .iter()
         .find(|source| source.source.name == scan)
         .ok_or_else(|| Error::query("TG-SQL-VIEW", format!("view {view} reads {scan}, which is not a source")))
 }
@@ -271,7 +269,29 @@ pub(super) fn physical(
     logical: &LogicalPlan,
     slot: crate::view::plan::Slot,
 ) -> datafusion::error::Result<Plan> {
-    Ok(Plan::new(block_on(state.create_physical_plan(logical))?, slot, state.task_ctx()))
+    let plan = block_on(state.create_physical_plan(logical))?;
+    let plan = plan.transform_up(|node| {
+        if let Some(project) = node.downcast_ref::<ProjectionExec>() {
+            let exprs = project.expr().iter().map(|p| Ok((never_wrapping(&p.expr)?, p.alias.clone())));
+            let exprs = exprs.collect::<datafusion::error::Result<Vec<_>>>()?;
+            return Ok(Transformed::yes(Arc::new(ProjectionExec::try_new(exprs, project.input().clone())?) as _));
+        }
+        if let Some(filter) = node.downcast_ref::<FilterExec>() {
+            let filter = FilterExecBuilder::from(filter).with_predicate(never_wrapping(filter.predicate())?).build()?;
+            return Ok(Transformed::yes(Arc::new(filter) as _));
+        }
+        Ok(Transformed::no(node))
+    })?;
+    Ok(Plan::new(plan.data, slot, state.task_ctx()))
+}
+
+/// The expression with sums, differences and products that fail where they would wrap around.
+fn never_wrapping(expr: &Arc<dyn PhysicalExpr>) -> datafusion::error::Result<Arc<dyn PhysicalExpr>> {
+    let strict = expr.clone().transform_up(|e| match e.downcast_ref::<BinaryExpr>() {
+        Some(binary) => Ok(Transformed::yes(Arc::new(binary.clone().with_fail_on_overflow(true)) as _)),
+        None => Ok(Transformed::no(e)),
+    })?;
+    Ok(strict.data)
 }
 
 pub(super) fn not_yet(view: &str, what: &str, way_out: &str) -> Error {

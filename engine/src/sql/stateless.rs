@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// A view without an aggregate: each row of the plan is a row of the table, whose key is the record's place.
 pub(super) fn plan(
     state: &SessionState,
-    sources: &mut [PlannedSource],
+    sources: &[PlannedSource],
     view: &ViewText,
     analyzed: &LogicalPlan,
 ) -> Result<PlannedView> {

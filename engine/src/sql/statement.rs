@@ -231,6 +231,16 @@ impl Cursor<'_> {
         Ok(given)
     }
 
+    /// The tokens between two indexes in a form that white space, comments and the case of words do not change. It is made
+    /// of the text alone, so that another version of the parser reads the same.
+    pub fn normal(&self, from: usize, until: usize) -> String {
+        let words = self.tokens.tokens[from..until].iter().map(|token| match &token.token {
+            Token::Word(word) if word.quote_style.is_none() => word.value.to_lowercase(),
+            other => other.to_string(),
+        });
+        words.collect::<Vec<_>>().join(" ")
+    }
+
     /// Fails unless the statement ends here.
     pub fn end(&self) -> Result<()> {
         if self.peek().is_none() {

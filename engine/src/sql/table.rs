@@ -9,7 +9,7 @@ use datafusion::logical_expr::{Aggregate as LogicalAggregate, Expr, LogicalPlan}
 use super::planned::{Group, Retention, Shape, Table, TableColumn};
 use super::split::resolve;
 use super::view::ViewText;
-use super::window::Span;
+use super::window::{Edge, Span};
 use crate::error::{Error, Result};
 use crate::sink::types::sql_type;
 
@@ -75,8 +75,13 @@ pub(super) fn table(
         columns.push(column);
     }
     let has_window = keyed.iter().any(|group| matches!(groups[*group], Group::Window { .. }));
+    let tells_end =
+        |group: &usize| matches!(groups[*group], Group::Window { edge, .. } if edge != Edge::Start || !ends_matter);
+    let has_end = keyed.iter().any(tells_end);
     for (index, group) in groups.iter().enumerate() {
-        let projected = keyed.contains(&index) || (has_window && matches!(group, Group::Window { .. }));
+        // Beside a time of the window its others add nothing; but windows that begin together differ in their ends.
+        let implied = matches!(group, Group::Window { edge, .. } if has_end || has_window && *edge == Edge::Start);
+        let projected = keyed.contains(&index) || implied;
         if !projected {
             let missing = aggregate.group_expr[index].schema_name().to_string();
             return Err(Error::query("TG-SQL-KEY", format!("view {view} groups by {missing} but does not select it"))

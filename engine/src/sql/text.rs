@@ -5,7 +5,7 @@
 
 use sqlparser::dialect::GenericDialect;
 use sqlparser::keywords::Keyword;
-use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
 use crate::error::{Error, Result};
 
@@ -67,32 +67,47 @@ pub fn statements(file: &str, text: &str, variable: impl Fn(&str) -> Option<Stri
         .collect())
 }
 
-/// The statements of a text with the name that each gives to something, as they stand.
-pub fn statements_of(file: &str, text: &str) -> Result<Vec<(String, String)>> {
-    let tokens = Tokenizer::new(&DIALECT, text)
-        .tokenize_with_location()
-        .map_err(|error| Error::query("TG-SQL-SYNTAX", error.to_string()).at(file, 1, 1))?;
-    let (mut found, mut name, mut statement) = (Vec::new(), None, String::new());
-    for TokenWithSpan { token, .. } in tokens.into_iter().chain([TokenWithSpan::wrap(Token::SemiColon)]) {
-        match &token {
-            Token::SemiColon => {
-                let statement = std::mem::take(&mut statement).trim().to_string();
-                if let (Some(name), false) = (name.take(), statement.is_empty()) {
-                    found.push((name, statement));
-                }
+/// A statement as it stands in a text.
+#[derive(Debug, Clone)]
+pub struct StatementText {
+    /// The name that it declares; of one that declares nothing, its own text.
+    pub name: String,
+    /// It, without the `;`.
+    pub text: String,
+    /// Where it begins.
+    pub line: u64,
+    /// Where it begins.
+    pub column: u64,
+}
+
+/// The statements of a text, uninterpreted.
+pub fn statements_of(file: &str, text: &str) -> Result<Vec<StatementText>> {
+    let tokens = Tokenizer::new(&DIALECT, text).tokenize_with_location().map_err(|error| {
+        Error::query("TG-SQL-SYNTAX", error.message).at(file, error.location.line, error.location.column)
+    })?;
+    let mut found = Vec::new();
+    for tokens in tokens.split(|token| token.token == Token::SemiColon) {
+        let is_blank = |token: &&TokenWithSpan| matches!(token.token, Token::Whitespace(_) | Token::EOF);
+        let Some(first) = tokens.iter().find(|token| !is_blank(token)) else { continue };
+        let text: String = tokens.iter().skip_while(is_blank).map(|token| token.token.to_string()).collect();
+        let text = text.trim_end().to_string();
+        let declares = |word: &Word| {
+            word.quote_style.is_some()
+                || !["create", "source", "table", "materialized", "view"].contains(&word.value.to_lowercase().as_str())
+        };
+        let name = tokens.iter().find_map(|token| match &token.token {
+            Token::Word(word) if declares(word) => {
+                Some(if word.quote_style.is_some() { word.value.clone() } else { word.value.to_lowercase() })
             }
-            Token::EOF => {}
-            token => {
-                if let Token::Word(word) = token
-                    && name.is_none()
-                    && !["create", "source", "table", "materialized", "view"]
-                        .contains(&word.value.to_lowercase().as_str())
-                {
-                    name = Some(word.value.clone());
-                }
-                statement.push_str(&token.to_string());
-            }
-        }
+            _ => None,
+        });
+        let start = first.span.start;
+        found.push(StatementText {
+            name: name.unwrap_or_else(|| text.clone()),
+            text,
+            line: start.line,
+            column: start.column,
+        });
     }
     Ok(found)
 }

@@ -121,6 +121,16 @@ impl MemoryStore {
 }
 
 impl Held {
+    /// A pipeline, while this epoch is its newest.
+    fn owned(&mut self, name: &str, epoch: i64) -> Result<&mut Pipeline> {
+        let pipeline = self.pipeline(name)?;
+        if pipeline.epoch == epoch {
+            Ok(pipeline)
+        } else {
+            Err(Error::fenced(format!("pipeline {name}: epoch {epoch} is over")))
+        }
+    }
+
     fn pipeline(&mut self, name: &str) -> Result<&mut Pipeline> {
         self.pipelines.get_mut(name).ok_or_else(|| Error::bug(format!("pipeline {name} was never claimed")))
     }
@@ -200,7 +210,9 @@ impl Store for MemoryStore {
                 pipeline.state.retain(|(of, ..), _| of != view);
             }
         }
-        held.tables.remove(view);
+        if found {
+            held.tables.remove(view);
+        }
         Ok(found)
     }
 }
@@ -214,6 +226,9 @@ struct MemoryLease {
 impl Lease for MemoryLease {
     async fn claim(&self, topic: &str, topic_id: &str) -> Result<(Box<dyn Writer>, Stored)> {
         let mut held = self.store.held();
+        let others = held.pipelines.iter().filter(|(name, _)| **name != self.pipeline);
+        let elsewhere =
+            others.flat_map(|(name, p)| p.views.keys().map(move |view| (view.clone(), name.clone()))).collect();
         let pipeline = held.pipelines.entry(self.pipeline.clone()).or_insert_with(|| Pipeline {
             epoch: 0,
             seq: 0,
@@ -242,6 +257,7 @@ impl Lease for MemoryLease {
             state_version: pipeline.state_version.clone(),
             partitions: pipeline.partitions.values().copied().collect(),
             views: pipeline.views.values().map(|view| view.stored.clone()).collect(),
+            elsewhere,
         };
         let writer = MemoryWriter { store: self.store.clone(), pipeline: self.pipeline.clone(), tables: Vec::new() };
         Ok((Box::new(writer), stored))
@@ -262,18 +278,16 @@ impl Writer for MemoryWriter {
 
     async fn begin_partitions(&mut self, epoch: i64, starts: &[(i32, i64)]) -> Result<()> {
         let mut held = self.store.held();
-        let pipeline = held.pipeline(&self.pipeline)?;
-        if pipeline.epoch != epoch {
-            return Err(Error::fenced(format!("pipeline {}: epoch {epoch} is over", self.pipeline)));
-        }
+        let pipeline = held.owned(&self.pipeline, epoch)?;
         for (partition, start) in starts {
             pipeline.partitions.insert(*partition, StoredPartition::beginning(*partition, *start));
         }
         Ok(())
     }
 
-    async fn begin_view(&mut self, start: &ViewStart<'_>) -> Result<()> {
+    async fn begin_view(&mut self, epoch: i64, start: &ViewStart<'_>) -> Result<()> {
         let mut held = self.store.held();
+        let owned = held.owned(&self.pipeline, epoch)?;
         let stored = StoredView {
             view: start.view.to_string(),
             fingerprint: start.fingerprint.to_string(),
@@ -283,13 +297,13 @@ impl Writer for MemoryWriter {
             absent_since: None,
         };
         let view = View { stored, closed_until: NONE, counts: Counts::default() };
-        held.pipeline(&self.pipeline)?.views.insert(start.view.to_string(), view);
+        owned.views.insert(start.view.to_string(), view);
         Ok(())
     }
 
-    async fn set_absent(&mut self, view: &str, since: Option<i64>) -> Result<()> {
+    async fn set_absent(&mut self, epoch: i64, view: &str, since: Option<i64>) -> Result<()> {
         let mut held = self.store.held();
-        if let Some(view) = held.pipeline(&self.pipeline)?.views.get_mut(view) {
+        if let Some(view) = held.owned(&self.pipeline, epoch)?.views.get_mut(view) {
             view.stored.absent_since = since.map(|since| view.stored.absent_since.unwrap_or(since));
         }
         Ok(())

@@ -64,7 +64,7 @@ pub trait Lease: Send + Sync {
     async fn claim(&self, topic: &str, topic_id: &str) -> Result<(Box<dyn Writer>, Stored)>;
 }
 
-/// The owner's hand in the database.
+/// The owner's hand in the database. Whatever it changes, it changes only while `epoch` is the newest.
 #[async_trait]
 pub trait Writer: Send {
     /// The topic's identity, as it was when the pipeline was made.
@@ -72,9 +72,9 @@ pub trait Writer: Send {
     /// Notes where partitions begin that were never read.
     async fn begin_partitions(&mut self, epoch: i64, starts: &[(i32, i64)]) -> Result<()>;
     /// Notes a view that is new.
-    async fn begin_view(&mut self, start: &ViewStart<'_>) -> Result<()>;
+    async fn begin_view(&mut self, epoch: i64, start: &ViewStart<'_>) -> Result<()>;
     /// Notes as of which commit a view is not declared any more; the first such note stands until it is taken back.
-    async fn set_absent(&mut self, view: &str, since: Option<i64>) -> Result<()>;
+    async fn set_absent(&mut self, epoch: i64, view: &str, since: Option<i64>) -> Result<()>;
     /// Creates a view's table, or checks that it is the one that the query needs. The views are opened in the order in
     /// which commits count them.
     async fn open_table(&mut self, table: &Table) -> Result<()>;
@@ -122,6 +122,18 @@ pub struct Expired<'a> {
     pub until: i64,
     /// At most so many rows at a time.
     pub rows_max: usize,
+}
+
+/// Names the form of our tables; a database of another is refused.
+pub const SCHEMA_VERSION: i64 = 2;
+
+/// What a database of another form hears.
+fn other_schema(found: i64) -> Error {
+    Error::configuration(
+        "TG-SCHEMA-VERSION",
+        format!("Tidegate's tables in this database are of version {found}, and this binary needs {SCHEMA_VERSION}"),
+    )
+    .hint("use the binary that made them; or drop them together with the views' tables, and begin anew")
 }
 
 /// The keys of expired rows, for stores that hold rows as batches.
@@ -281,8 +293,10 @@ pub struct StoredPartition {
     pub next_offset: i64,
     /// Where the state ends.
     pub checkpoint_offset: i64,
-    /// Where a rebuild begins.
+    /// Where a rebuild of open windows begins.
     pub rebuild_from: i64,
+    /// Where the pipeline began to read.
+    pub start_offset: i64,
     /// Watermarks at the three.
     pub watermark: i64,
     /// At `checkpoint_offset`.
@@ -301,6 +315,7 @@ impl StoredPartition {
             next_offset: start,
             checkpoint_offset: start,
             rebuild_from: start,
+            start_offset: start,
             watermark: time::NONE,
             checkpoint_watermark: time::NONE,
             rebuild_watermark: time::NONE,
@@ -308,8 +323,7 @@ impl StoredPartition {
         }
     }
 
-    /// What it is after a commit. No open window depends on records below `rebuild_from`, so a replay need not begin
-    /// before it.
+    /// What it is after a commit.
     pub fn advance(&mut self, moved: &Move, checkpoint: bool) {
         self.next_offset = moved.range.until;
         self.watermark = moved.watermark;
@@ -317,8 +331,6 @@ impl StoredPartition {
         (self.rebuild_from, self.rebuild_watermark) = (moved.rebuild_from, moved.rebuild_watermark);
         if checkpoint {
             (self.checkpoint_offset, self.checkpoint_watermark) = (moved.range.until, moved.watermark);
-        } else if moved.rebuild_from > self.checkpoint_offset {
-            (self.checkpoint_offset, self.checkpoint_watermark) = (moved.rebuild_from, moved.rebuild_watermark);
         }
     }
 }
@@ -342,6 +354,8 @@ pub struct Stored {
     pub partitions: Vec<StoredPartition>,
     /// Its views.
     pub views: Vec<StoredView>,
+    /// Views of other pipelines, with the name of each.
+    pub elsewhere: Vec<(String, String)>,
 }
 
 /// A piece of state, as it was found.

@@ -8,8 +8,9 @@ use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use crate::error::Result;
 use crate::store::StatePiece;
 
-/// Names the layout of the state: state of another version is rebuilt from the log.
-pub const STATE_VERSION: &str = concat!("3 datafusion ", "55.2");
+/// Names how pieces are written. What is in them is laid down in `view/layout.rs`, and names its version itself where it is
+/// not ours.
+pub const STATE_VERSION: &str = "4";
 
 /// A piece of state as bytes, with their digest.
 pub fn pack(view: &str, part: i32, window_start: i64, groups: &RecordBatch, replaces: Vec<i64>) -> Result<StatePiece> {

@@ -72,6 +72,12 @@ impl Watermarks {
     }
 }
 
+/// The greatest event time behind these watermarks, which stay `bound_us` behind it.
+pub fn greatest(marks: impl Iterator<Item = i64>, bound_us: i64) -> i64 {
+    let mark = marks.max().unwrap_or(NONE);
+    if mark == NONE { NONE } else { mark.saturating_add(bound_us) }
+}
+
 /// The next frontier, from each partition's watermark and whether it is active: the least watermark of the active ones,
 /// but never less than before.
 ///

@@ -10,6 +10,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
+use super::groups::apart;
 use crate::error::Result;
 
 /// One set of distinct values.
@@ -37,7 +38,10 @@ impl Set {
 
     /// Takes in a value for each group named; NULLs and rows that the filter does not pass are no values.
     pub fn insert(&mut self, groups: &[usize], values: &ArrayRef, filter: Option<&BooleanArray>) -> Result<()> {
-        let passes = |row: &usize| values.is_valid(*row) && filter.is_none_or(|f| f.is_valid(*row) && f.value(*row));
+        // An array of NULLs without a type has no mask that says so.
+        let nulls = values.logical_nulls();
+        let is_value = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
+        let passes = |row: &usize| is_value(*row) && filter.is_none_or(|f| f.is_valid(*row) && f.value(*row));
         let rows: Vec<u32> = (0..groups.len()).filter(passes).map(|row| row as u32).collect();
         let of: Vec<u32> = rows.iter().map(|row| groups[*row as usize] as u32).collect();
         let values = take(values, &UInt32Array::from(rows), None)?;
@@ -69,7 +73,7 @@ impl Set {
                 rows.push(row as u32);
             }
         }
-        Ok((new_groups, take(values, &UInt32Array::from(rows), None)?))
+        Ok((new_groups, apart(&take(values, &UInt32Array::from(rows), None)?)))
     }
 
     /// Ends the epoch that commit `seq` carries.

@@ -16,14 +16,15 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array, new_empty_array, new_null_array,
 };
-use arrow::compute::{CastOptions, cast_with_options, concat, interleave, take};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::compute::{CastOptions, cast, cast_with_options, concat, interleave, take};
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::GroupsAccumulatorAdapter;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
 use super::distinct::Set;
+use super::layout::Layout;
 use crate::error::{Error, Result};
 use crate::sql::planned::{Aggregate, Function};
 
@@ -32,101 +33,11 @@ const SEGMENTS_MAX: usize = 64;
 
 const NOWHERE: (u32, u32) = (u32::MAX, u32::MAX);
 const UNTOUCHED: u32 = u32::MAX;
+/// Touched, and about to have a dense id.
+const NUMBERED: u32 = u32::MAX - 1;
 
 /// The most that a group may keep for one aggregate whose state grows with its rows.
 pub const STATE_PER_GROUP_MAX: usize = 64 * 1024;
-
-/// The layout of a view's state: its keys, then the state columns of each function in turn; and its sets.
-#[derive(Debug, Clone)]
-pub struct Layout {
-    /// Types of the keys.
-    pub keys: SchemaRef,
-    /// Keys and state.
-    pub schema: SchemaRef,
-    /// How many state columns each function has.
-    pub widths: Vec<usize>,
-    /// The functions.
-    pub functions: Vec<Function>,
-    /// Of each set of distinct values, the type.
-    pub sets: Vec<DataType>,
-    /// For each aggregate of the view: a function, or a set.
-    order: Vec<Slot>,
-}
-
-/// Where an aggregate's value comes from.
-#[derive(Debug, Clone, Copy)]
-enum Slot {
-    Function(usize),
-    Set(usize),
-}
-
-impl Layout {
-    /// The layout for these keys and aggregates over the columns of the plan below.
-    pub fn new(keys: Vec<Field>, aggregates: &[Aggregate], below: &Schema) -> Result<Self> {
-        let mut fields: Vec<Field> = keys.iter().map(|key| key.clone().with_nullable(true)).collect();
-        let keys = Arc::new(Schema::new(fields.clone()));
-        let (mut widths, mut functions, mut sets, mut order) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (index, aggregate) in aggregates.iter().enumerate() {
-            match aggregate {
-                Aggregate::Function(function) => {
-                    let state = function.function.state_fields()?;
-                    widths.push(state.len());
-                    for (part, field) in state.iter().enumerate() {
-                        fields.push(field.as_ref().clone().with_name(format!("s{index}_{part}")).with_nullable(true));
-                    }
-                    order.push(Slot::Function(functions.len()));
-                    functions.push(function.clone());
-                }
-                Aggregate::Distinct(distinct) => {
-                    order.push(Slot::Set(sets.len()));
-                    sets.push(below.field(distinct.value).data_type().clone());
-                }
-            }
-        }
-        if fields.is_empty() {
-            // Batches without a column do not know how many rows they have.
-            fields.push(Field::new("__group", DataType::Boolean, true));
-        }
-        Ok(Self { keys, schema: Arc::new(Schema::new(fields)), widths, functions, sets, order })
-    }
-
-    /// The schema of a part of the state: 0 for the groups, n for the entries of the n-th set.
-    pub fn part(&self, part: i32) -> Option<SchemaRef> {
-        match usize::try_from(part).ok()? {
-            0 => Some(self.schema.clone()),
-            set => {
-                let mut fields: Vec<_> = self.keys.fields().to_vec();
-                fields.push(Arc::new(Field::new("__value", self.sets.get(set - 1)?.clone(), true)));
-                Some(Arc::new(Schema::new(fields)))
-            }
-        }
-    }
-
-    /// Values of functions and counts of sets in the order of the view's aggregates.
-    pub fn ordered(&self, values: &[ArrayRef], counts: &[ArrayRef]) -> Vec<ArrayRef> {
-        let pick = |slot: &Slot| match slot {
-            Slot::Function(index) => values[*index].clone(),
-            Slot::Set(index) => counts[*index].clone(),
-        };
-        self.order.iter().map(pick).collect()
-    }
-
-    /// The types of the aggregates' values.
-    pub fn value_types(&self, aggregates: &[Aggregate]) -> Vec<DataType> {
-        let of = |aggregate: &Aggregate| match aggregate {
-            Aggregate::Function(function) => {
-                function.narrow.clone().unwrap_or_else(|| function.function.field().data_type().clone())
-            }
-            Aggregate::Distinct(_) => DataType::Int64,
-        };
-        aggregates.iter().map(of).collect()
-    }
-
-    /// The parts of the state.
-    pub fn parts(&self) -> i32 {
-        1 + self.sets.len() as i32
-    }
-}
 
 /// The inputs of one aggregate for some rows.
 #[derive(Debug)]
@@ -271,35 +182,38 @@ impl Groups {
                 keys: vec![Vec::new(); keys.len()],
             },
         };
+        // Dense ids: those with kept state before those without. An accumulator takes every group below the total that it
+        // is told for one that has had a value, so none may be counted before its turn.
         let first_new = epoch.groups.len();
-        let mut first_rows = Vec::new();
-        for (row, id) in ids.iter_mut().enumerate() {
-            let dense = &mut self.touched[*id];
-            if *dense == UNTOUCHED {
-                *dense = epoch.groups.len() as u32;
-                epoch.groups.push(*id);
-                first_rows.push(row as u32);
+        let (mut kept, mut fresh) = (Vec::new(), Vec::new());
+        for (row, id) in ids.iter().enumerate() {
+            if self.touched[*id] == UNTOUCHED {
+                self.touched[*id] = NUMBERED;
+                if self.located[*id] == NOWHERE { &mut fresh } else { &mut kept }.push((*id, row as u32));
             }
-            *id = *dense as usize;
+        }
+        let with_kept = first_new + kept.len();
+        if kept.len() + fresh.len() > 0 {
+            let places: Vec<(u32, u32)> = kept.iter().map(|(group, _)| self.located[*group]).collect();
+            kept.append(&mut fresh);
+            for (dense, (group, _)) in (first_new..).zip(&kept) {
+                self.touched[*group] = dense as u32;
+                epoch.groups.push(*group);
+            }
+            let first_rows: UInt32Array = kept.iter().map(|(_, row)| *row).collect();
+            for (pieces, key) in epoch.keys.iter_mut().zip(keys) {
+                pieces.push(apart(&take(key, &first_rows, None)?));
+            }
+            if !places.is_empty() {
+                let state = self.gather(&places, keys.len()..self.layout.schema.fields().len())?;
+                let dense: Vec<usize> = (first_new..with_kept).collect();
+                merge(&mut epoch.accumulators, &self.layout.widths, &state, &dense, with_kept)?;
+            }
+        }
+        for id in &mut ids {
+            *id = self.touched[*id] as usize;
         }
         let total = epoch.groups.len();
-        if total > first_new {
-            let first_rows = UInt32Array::from(first_rows);
-            for (pieces, key) in epoch.keys.iter_mut().zip(keys) {
-                pieces.push(take(key, &first_rows, None)?);
-            }
-            let (mut kept, mut dense) = (Vec::new(), Vec::new());
-            for (offset, group) in epoch.groups[first_new..].iter().enumerate() {
-                if self.located[*group] != NOWHERE {
-                    kept.push(self.located[*group]);
-                    dense.push(first_new + offset);
-                }
-            }
-            if !kept.is_empty() {
-                let state = self.gather(&kept, keys.len()..self.layout.schema.fields().len())?;
-                merge(&mut epoch.accumulators, &self.layout.widths, &state, &dense, total)?;
-            }
-        }
         for (accumulator, argument) in epoch.accumulators.iter_mut().zip(&inputs.functions) {
             accumulator.update_batch(&argument.values, &ids, argument.filter.as_ref(), total)?;
         }
@@ -317,7 +231,7 @@ impl Groups {
         }
         let mut columns = keys.clone();
         for accumulator in &mut epoch.accumulators {
-            columns.extend(accumulator.state(EmitTo::All)?);
+            columns.extend(accumulator.state(EmitTo::All)?.iter().map(apart));
         }
         if columns.is_empty() {
             columns.push(new_null_array(&DataType::Boolean, epoch.groups.len()));
@@ -462,7 +376,7 @@ impl Groups {
             gathered.push(if arrays.is_empty() {
                 new_empty_array(self.layout.schema.field(column).data_type())
             } else {
-                interleave(&arrays, &picks)?
+                apart(&interleave(&arrays, &picks)?)
             });
         }
         Ok(gathered)
@@ -518,13 +432,18 @@ impl Groups {
         Ok(Evaluated { groups, keys: columns, values })
     }
 
+    /// Notes that every group's row may be in the table.
+    pub fn publish_all(&mut self) {
+        self.published.fill(true);
+    }
+
     /// Notes whether a group's row is in the table; answers whether it was before.
     pub fn publish(&mut self, group: usize, published: bool) -> bool {
         std::mem::replace(&mut self.published[group], published)
     }
 }
 
-/// Merges rows of state into accumulators.
+/// Merges rows of state into accumulators. Every group below `total` must be among `ids`, or have been in a call before.
 pub fn merge(
     accumulators: &mut [Box<dyn GroupsAccumulator>],
     widths: &[usize],
@@ -575,16 +494,29 @@ pub fn inputs(aggregates: &[Aggregate], rows: &RecordBatch) -> Result<Inputs> {
                     values.push(expr.evaluate(rows)?.into_array(rows.num_rows())?);
                 }
                 let filter = match filter {
-                    Some(expr) => Some(expr.evaluate(rows)?.into_array(rows.num_rows())?.as_boolean().clone()),
+                    Some(expr) => Some(booleans(&expr.evaluate(rows)?.into_array(rows.num_rows())?)?),
                     None => None,
                 };
                 functions.push(Arguments { values, filter });
             }
             Aggregate::Distinct(distinct) => sets.push(Arguments {
                 values: vec![rows.column(distinct.value).clone()],
-                filter: distinct.filter.map(|filter| rows.column(filter).as_boolean().clone()),
+                filter: distinct.filter.map(|filter| booleans(rows.column(filter))).transpose()?,
             }),
         }
     }
     Ok(Inputs { functions, sets })
+}
+
+/// A FILTER's values; one that is NULL everywhere has no type.
+fn booleans(filter: &ArrayRef) -> Result<BooleanArray> {
+    Ok(cast(filter, &DataType::Boolean)?.as_boolean().clone())
+}
+
+/// The same values without the rest of the buffers that they came from: a text that is kept would keep its whole chunk.
+pub fn apart(column: &ArrayRef) -> ArrayRef {
+    match column.as_string_view_opt() {
+        Some(texts) if !texts.data_buffers().is_empty() => Arc::new(texts.gc()),
+        _ => column.clone(),
+    }
 }

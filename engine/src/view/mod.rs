@@ -16,6 +16,7 @@
 mod distinct;
 mod groups;
 mod keep;
+mod layout;
 mod merge;
 pub mod plan;
 mod publish;
@@ -24,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 
@@ -34,7 +35,11 @@ use crate::sql::planned::{Group, PlannedView, Shape};
 use crate::sql::window::{Kind, Span, Windows};
 use crate::time;
 use crate::time::clock::rfc3339;
-use groups::{Groups, Layout, inputs};
+use groups::{Groups, inputs};
+use layout::Layout;
+
+/// The longest text key, in bytes: an index of Postgres takes no more than a few of these.
+pub const KEY_BYTES_MAX: usize = 1024;
 
 /// What a view's table must undergo for one epoch.
 #[derive(Debug)]
@@ -56,7 +61,7 @@ pub struct Counts {
     pub accepted: i64,
     /// Rows that came after their pane had closed.
     pub late: i64,
-    /// Rows on which an expression of the view failed.
+    /// Rows on which an expression of the view failed, or whose key is too long.
     pub failed: i64,
 }
 
@@ -157,8 +162,17 @@ pub struct View {
     floor: i64,
     /// The first offset of each partition that the view takes in.
     starts: BTreeMap<i32, i64>,
-    /// During a replay: records that were late after an idle time, which only the frontier of that moment explains.
-    given: HashSet<(i32, i64)>,
+    /// During a replay.
+    replay: Replay,
+}
+
+/// What a view must know to take in again what it took in once, and nothing else.
+#[derive(Debug, Default)]
+pub struct Replay {
+    /// The first offset of each partition that its state does not hold.
+    pub from: BTreeMap<i32, i64>,
+    /// Records that were late after an idle time, which only the frontier of that moment explains.
+    pub late: HashSet<(i32, i64)>,
 }
 
 impl View {
@@ -191,7 +205,7 @@ impl View {
             above_schema: Arc::new(Schema::new(fields)),
             floor,
             starts: starts.iter().copied().collect(),
-            given: HashSet::new(),
+            replay: Replay::default(),
         })
     }
 
@@ -211,9 +225,9 @@ impl View {
         self.layout.part(part)
     }
 
-    /// A replay begins, in which these records are late.
-    pub fn replays(&mut self, given: HashSet<(i32, i64)>) {
-        self.given = given;
+    /// A replay begins.
+    pub fn replays(&mut self, replay: Replay) {
+        self.replay = replay;
     }
 
     /// Its windows; none if it is not windowed.
@@ -244,6 +258,7 @@ impl View {
         self.counts.filtered += (decoded - left) as i64 - (self.counts.failed - failed_before);
         for batch in passed {
             let batch = if replays { self.as_it_was(batch)? } else { batch };
+            let batch = self.judge(rows, batch, &mut rejects)?;
             if batch.num_rows() > 0 {
                 match self.windows() {
                     Some(windows) => self.accept(rows, batch, windows, frontier, &mut rejects)?,
@@ -254,16 +269,14 @@ impl View {
         Ok(())
     }
 
-    /// Of replayed rows those that were taken in then: they came after the view, and were not late for a frontier that
-    /// is past.
+    /// Of replayed rows those that the state lacks: they came after the view and after its state, and were not late for a
+    /// frontier that is past.
     fn as_it_was(&self, batch: RecordBatch) -> Result<RecordBatch> {
-        if self.starts.is_empty() && self.given.is_empty() {
-            return Ok(batch);
-        }
         let partitions = batch.column(self.plan.inputs.partition).as_primitive::<Int32Type>().values();
         let offsets = batch.column(self.plan.inputs.offset).as_primitive::<Int64Type>().values();
-        let start = |partition: i32| self.starts.get(&partition).copied().unwrap_or(i64::MIN);
-        let keep = |p: i32, offset: i64| offset >= start(p) && !self.given.contains(&(p, offset));
+        let of = |offsets: &BTreeMap<i32, i64>, partition| offsets.get(&partition).copied().unwrap_or(i64::MIN);
+        let start = |partition: i32| of(&self.starts, partition).max(of(&self.replay.from, partition));
+        let keep = |p: i32, offset: i64| offset >= start(p) && !self.replay.late.contains(&(p, offset));
         let keep: BooleanArray = partitions.iter().zip(offsets).map(|(p, offset)| Some(keep(*p, *offset))).collect();
         Ok(filter_record_batch(&batch, &keep)?)
     }
@@ -290,6 +303,38 @@ impl View {
             }
         }
         Ok(())
+    }
+
+    /// Takes out rows that no group can hold.
+    fn judge(
+        &mut self,
+        source: &RecordBatch,
+        batch: RecordBatch,
+        rejects: &mut Option<&mut Vec<Reject>>,
+    ) -> Result<RecordBatch> {
+        let plan = self.plan.clone();
+        let mut wrong: BTreeMap<usize, (&'static str, String)> = BTreeMap::new();
+        let window = batch.column(plan.inputs.window);
+        for row in (0..batch.num_rows()).filter(|row| window.is_null(*row)) {
+            wrong.insert(row, ("query-error", "the window of its event time cannot be computed".to_string()));
+        }
+        for (key, column) in plan.inputs.keys.iter().enumerate() {
+            for row in longer_than(batch.column(*column), KEY_BYTES_MAX) {
+                let detail = format!("{} has more than {KEY_BYTES_MAX} bytes, and is a key", plan.key_name(key));
+                wrong.entry(row).or_insert(("key-too-long", detail));
+            }
+        }
+        if wrong.is_empty() {
+            return Ok(batch);
+        }
+        self.counts.failed += wrong.len() as i64;
+        let keep: BooleanArray = (0..batch.num_rows()).map(|row| Some(!wrong.contains_key(&row))).collect();
+        for (row, (reason, detail)) in wrong {
+            if let Some(rejects) = rejects {
+                rejects.push(self.reject(source, self.place(source, &batch, row)?, reason, detail));
+            }
+        }
+        Ok(filter_record_batch(&batch, &keep)?)
     }
 
     /// Judges rows, and gives each to its pane.
@@ -357,7 +402,10 @@ impl View {
     fn in_windows(&mut self, batch: RecordBatch, windows: Windows) -> Result<RecordBatch> {
         let has_gaps = windows.kind == Kind::Hop && windows.step_us > windows.size_us;
         let floor = self.floor;
-        let inside = |start: i64| start > floor && (!has_gaps || !windows.of_pane(start).is_empty());
+        let inside = |pane: i64| match windows.kind {
+            Kind::Tumble => pane > floor,
+            Kind::Hop | Kind::Cumulate => windows.of_pane(pane).iter().any(|window| window.start > floor),
+        };
         let starts = batch.column(self.plan.inputs.window).as_primitive::<Int64Type>().values();
         if (floor == time::NONE && !has_gaps) || starts.iter().all(|start| inside(*start)) {
             return Ok(batch);
@@ -407,19 +455,24 @@ impl View {
     fn late(&self, source: &RecordBatch, batch: &RecordBatch, row: usize, own: bool, judge: i64) -> Result<Reject> {
         let inputs = &self.plan.inputs;
         let start = batch.column(inputs.window).as_primitive::<Int64Type>().value(row);
-        let partition = batch.column(inputs.partition).as_primitive::<Int32Type>().value(row);
-        let offset = batch.column(inputs.offset).as_primitive::<Int64Type>().value(row);
-        let partitions = source.column(source.num_columns() - 3).as_primitive::<Int32Type>().values();
-        let offsets = source.column(source.num_columns() - 2).as_primitive::<Int64Type>().values();
-        let position = partitions.iter().zip(offsets).position(|(p, o)| (*p, *o) == (partition, offset));
-        let position = position.ok_or_else(|| Error::bug(format!("row {partition}/{offset} is not in its chunk")))?;
         let (reason, by) = if own {
             ("late", "its partition's watermark")
         } else {
             ("late-after-idle", "the closed windows' frontier")
         };
         let detail = format!("the window that starts at {} had ended by {by} {}", rfc3339(start), rfc3339(judge));
-        Ok(self.reject(source, position, reason, detail))
+        Ok(self.reject(source, self.place(source, batch, row)?, reason, detail))
+    }
+
+    /// Where the source has a row that passed the plan below.
+    fn place(&self, source: &RecordBatch, batch: &RecordBatch, row: usize) -> Result<usize> {
+        let inputs = &self.plan.inputs;
+        let partition = batch.column(inputs.partition).as_primitive::<Int32Type>().value(row);
+        let offset = batch.column(inputs.offset).as_primitive::<Int64Type>().value(row);
+        let partitions = source.column(source.num_columns() - 3).as_primitive::<Int32Type>().values();
+        let offsets = source.column(source.num_columns() - 2).as_primitive::<Int64Type>().values();
+        let place = partitions.iter().zip(offsets).position(|(p, o)| (*p, *o) == (partition, offset));
+        place.ok_or_else(|| Error::bug(format!("row {partition}/{offset} is not in its chunk")))
     }
 
     fn reject(&self, source: &RecordBatch, row: usize, reason: &'static str, detail: String) -> Reject {
@@ -455,6 +508,23 @@ impl View {
         }
         outcome.closed += if windows.kind == Kind::Tumble { dropped.len() } else { over.len() };
         outcome.drop_state_before = dropped.last().filter(|_| stored).map(|last| last + 1);
+    }
+}
+
+/// The rows whose text is longer.
+fn longer_than(texts: &ArrayRef, bytes: usize) -> Vec<usize> {
+    let rows = |is_longer: &dyn Fn(usize) -> bool| (0..texts.len()).filter(|row| is_longer(*row)).collect();
+    match texts.data_type() {
+        DataType::Utf8View => {
+            let texts = texts.as_string_view();
+            if texts.views().iter().all(|view| *view as u32 as usize <= bytes) {
+                return Vec::new();
+            }
+            rows(&|row| texts.is_valid(row) && texts.value(row).len() > bytes)
+        }
+        DataType::Utf8 => rows(&|row| texts.is_valid(row) && texts.as_string::<i32>().value(row).len() > bytes),
+        DataType::LargeUtf8 => rows(&|row| texts.is_valid(row) && texts.as_string::<i64>().value(row).len() > bytes),
+        _ => Vec::new(),
     }
 }
 

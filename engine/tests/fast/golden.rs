@@ -51,6 +51,9 @@ fn memory() -> Arc<dyn Store> {
     Arc::new(MemoryStore::default())
 }
 
+/// Which commits are extra.
+const SEEDS: [u64; 3] = [0x9E37_79B9_7F4A_7C15, 0xD1B5_4A32_D192_ED03, 0x2545_F491_4F6C_DD1D];
+
 #[test]
 fn golden_files_as_written() {
     all_pass(Variation::AsWritten, memory);
@@ -68,8 +71,15 @@ fn golden_files_with_a_crash_after_each_commit_and_checkpoints() {
 
 #[test]
 fn golden_files_with_commits_at_random_places() {
-    for seed in [0x9E37_79B9_7F4A_7C15, 0xD1B5_4A32_D192_ED03, 0x2545_F491_4F6C_DD1D] {
+    for seed in SEEDS {
         all_pass(Variation::ExtraCommits(seed), memory);
+    }
+}
+
+#[test]
+fn golden_files_with_crashes_and_checkpoints_at_random_places() {
+    for seed in SEEDS {
+        all_pass(Variation::Shaken(seed), memory);
     }
 }
 
@@ -88,12 +98,21 @@ fn golden_files_on_sqlite_with_a_crash_after_each_commit() {
 }
 
 #[test]
-fn golden_files_with_the_state_lost_after_each_commit() {
-    all_pass_on(Variation::CrashEachCheckpoint, || {
-        let store = MemoryStore::default();
-        let damaged = store.clone();
-        (Arc::new(store), Some(Arc::new(move || damaged.lose_state())))
-    });
+fn golden_files_on_sqlite_with_crashes_and_checkpoints_at_random_places() {
+    let (directory, store) = sqlite("commits");
+    all_pass(Variation::Shaken(SEEDS[0]), store);
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn golden_files_with_the_state_lost_before_each_crash() {
+    for variation in [Variation::CrashEachCheckpoint, Variation::Shaken(SEEDS[0])] {
+        all_pass_on(variation, || {
+            let store = MemoryStore::default();
+            let damaged = store.clone();
+            (Arc::new(store), Some(Arc::new(move || damaged.lose_state())))
+        });
+    }
 }
 
 #[test]
@@ -134,5 +153,31 @@ fn a_difference_is_shown_and_accept_writes_what_comes_out() {
     assert!(difference.contains("wrong.slt:"), "{difference}");
     accept(&file, &options()).unwrap();
     assert_eq!(std::fs::read_to_string(&file).unwrap(), right);
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn what_fails_is_never_accepted_as_expected() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let directory = std::env::temp_dir().join(format!("tidegate-unacceptable-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("wrong.slt");
+    let right = std::fs::read_to_string(golden().join("aggregates/count.slt")).unwrap();
+    let options = || Options {
+        queries: Vec::new(),
+        variation: Variation::AsWritten,
+        store: memory(),
+        damage: None,
+        runtime: runtime.handle().clone(),
+    };
+    let misspelt = right.replace("FROM v\n", "FROM vv\n");
+    assert_ne!(misspelt, right);
+    std::fs::write(&file, &misspelt).unwrap();
+    let refused = accept(&file, &options()).expect_err("a query that fails");
+    assert!(refused.contains("wrong.slt:") && refused.contains("query error, where the file has: query"), "{refused}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), misspelt);
+    std::fs::write(&file, "# nothing is asked\n\nstatement ok\nadvance 1 second\n").unwrap();
+    let refused = run(&file, &options()).expect_err("a file that asks nothing");
+    assert!(refused.contains("it asks nothing"), "{refused}");
     std::fs::remove_dir_all(directory).unwrap();
 }

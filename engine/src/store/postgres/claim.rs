@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use futures::StreamExt;
 use uuid::Uuid;
 
 use super::table::TableSql;
-use super::{Session, time};
-use crate::error::{Error, Result};
+use super::{Session, deadline, time, told};
+use crate::error::{Error, Kind, Result};
 use crate::sink::quoted;
 use crate::sql::planned::Table;
 use crate::store::pieces::unpack;
@@ -18,8 +19,12 @@ use crate::time::NONE;
 impl Session {
     /// Makes this engine the owner: a new epoch, from which on every older one is fenced.
     pub async fn claim(&self, pipeline: &str, topic: &str, topic_id: &str) -> Result<Stored> {
-        let system = self.one("SELECT system_identifier::text FROM pg_control_system()", &[]).await;
-        let system: String = system.map(|row| row.get(0)).unwrap_or_default();
+        let system: String = match self.one("SELECT system_identifier::text FROM pg_control_system()", &[]).await {
+            Ok(row) => row.get(0),
+            Err(error) if error.kind == Kind::Wait => return Err(error),
+            // The role may not ask; then a change goes unnoticed.
+            Err(_) => String::new(),
+        };
         self.batch("BEGIN").await?;
         self.run(
             "INSERT INTO tidegate.pipelines (pipeline, epoch, commit_seq, commit_id, holder, topic, topic_id, system_id) \
@@ -29,9 +34,10 @@ impl Session {
         .await?;
         let row = self
             .one(
-                "UPDATE tidegate.pipelines SET epoch = epoch + 1, holder = $2 WHERE pipeline = $1 RETURNING epoch, commit_seq, \
-                 coalesce((extract(epoch FROM watermark) * 1000000)::bigint, $3::bigint), topic, topic_id, system_id, checkpoint_seq, state_version",
-                &[&pipeline, &holder(), &NONE],
+                "UPDATE tidegate.pipelines SET epoch = epoch + 1, holder = $2, system_id = CASE WHEN system_id = '' THEN $4 ELSE system_id END \
+                 WHERE pipeline = $1 RETURNING epoch, commit_seq, coalesce((extract(epoch FROM watermark) * 1000000)::bigint, $3::bigint), \
+                 topic, topic_id, system_id, checkpoint_seq, state_version",
+                &[&pipeline, &holder(), &NONE, &system],
             )
             .await?;
         let (was_topic, was_system): (String, String) = (row.get(3), row.get(5));
@@ -44,7 +50,7 @@ impl Session {
         let partitions = self
             .all(
                 &format!(
-                    "SELECT part, next_offset, checkpoint_offset, rebuild_from, {}, {}, {}, idle FROM tidegate.progress WHERE pipeline = $1 ORDER BY part",
+                    "SELECT part, next_offset, checkpoint_offset, rebuild_from, {}, {}, {}, idle, start_offset FROM tidegate.progress WHERE pipeline = $1 ORDER BY part",
                     us("watermark"),
                     us("checkpoint_watermark"),
                     us("rebuild_watermark")
@@ -61,8 +67,11 @@ impl Session {
                 &[&pipeline],
             )
             .await?;
+        let elsewhere =
+            self.all("SELECT view, pipeline FROM tidegate.view_progress WHERE pipeline <> $1", &[&pipeline]).await?;
         self.batch("COMMIT").await?;
         Ok(Stored {
+            elsewhere: elsewhere.iter().map(|row| (row.get(0), row.get(1))).collect(),
             epoch: row.get(0),
             seq: row.get(1),
             frontier: row.get(2),
@@ -80,6 +89,7 @@ impl Session {
                     checkpoint_watermark: row.get(5),
                     rebuild_watermark: row.get(6),
                     idle: row.get(7),
+                    start_offset: row.get(8),
                 })
                 .collect(),
             views: views
@@ -113,38 +123,44 @@ impl Session {
             )
             .await?;
         if made != starts.len() as u64 {
-            return Err(Error::fenced(format!("pipeline {pipeline}: epoch {epoch} is over")));
+            return Err(over(pipeline, epoch));
         }
         Ok(())
     }
 
     /// Notes a view that is new.
-    pub async fn begin_view(&self, pipeline: &str, start: &ViewStart<'_>) -> Result<()> {
+    pub async fn begin_view(&self, pipeline: &str, epoch: i64, start: &ViewStart<'_>) -> Result<()> {
         let mut starts: Vec<i64> = Vec::new();
         for (partition, offset) in start.starts {
             let index = usize::try_from(*partition).unwrap_or_default();
             starts.resize(starts.len().max(index + 1), 0);
             starts[index] = *offset;
         }
-        self.run(
-            &format!(
-                "INSERT INTO tidegate.view_progress (view, pipeline, fingerprint, floor, starts) VALUES ($1, $2, $3, {}, $5)",
-                time("$4")
-            ),
-            &[&start.view, &pipeline, &start.fingerprint, &start.floor, &starts],
-        )
-        .await
-        .map(|_| ())
+        let made = self
+            .run(
+                &format!(
+                    "WITH owner AS (SELECT 1 FROM tidegate.pipelines WHERE pipeline = $2 AND epoch = $6 FOR UPDATE) \
+                     INSERT INTO tidegate.view_progress (view, pipeline, fingerprint, floor, starts) \
+                     SELECT $1::text, $2::text, $3::text, {}, $5::bigint[] FROM owner",
+                    time("$4")
+                ),
+                &[&start.view, &pipeline, &start.fingerprint, &start.floor, &starts, &epoch],
+            )
+            .await?;
+        if made == 1 { Ok(()) } else { Err(over(pipeline, epoch)) }
     }
 
     /// Notes as of which commit a view is not declared any more.
-    pub async fn set_absent(&self, view: &str, since: Option<i64>) -> Result<()> {
-        self.run(
-            "UPDATE tidegate.view_progress SET absent_since = CASE WHEN $2::bigint IS NOT NULL THEN coalesce(absent_since, $2::bigint) END WHERE view = $1",
-            &[&view, &since],
-        )
-        .await
-        .map(|_| ())
+    pub async fn set_absent(&self, pipeline: &str, epoch: i64, view: &str, since: Option<i64>) -> Result<()> {
+        let noted = self
+            .run(
+                "WITH owner AS (SELECT 1 FROM tidegate.pipelines WHERE pipeline = $3 AND epoch = $4 FOR UPDATE) \
+                 UPDATE tidegate.view_progress SET absent_since = CASE WHEN $2::bigint IS NOT NULL THEN coalesce(absent_since, $2::bigint) END \
+                 FROM owner WHERE view = $1",
+                &[&view, &since, &pipeline, &epoch],
+            )
+            .await?;
+        if noted == 1 { Ok(()) } else { Err(over(pipeline, epoch)) }
     }
 
     /// Creates a view's table, or checks that it is the one that the query needs.
@@ -180,40 +196,61 @@ impl Session {
                 Some(_) => {}
             }
         }
+        let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+        let unfilled = self
+            .all(
+                "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped AND attnotnull \
+                 AND NOT atthasdef AND attidentity = '' AND NOT attname::text = ANY ($2) ORDER BY attnum",
+                &[&sql.name, &names],
+            )
+            .await?;
+        if let Some(row) = unfilled.first() {
+            let name: String = row.get(0);
+            return Err(refuse(format!(
+                "has column {name}, NOT NULL and without a default, which the query does not give"
+            )));
+        }
         let key: Vec<String> = table.key().map(|column| column.name.clone()).collect();
+        // ON CONFLICT takes an index only if it holds at once, for whole columns, for all rows, and for NULL as for values.
+        let nullable = table.key().any(|column| column.nullable);
         let unique = self
             .one(
-                "SELECT count(*) FROM pg_index i WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indpred IS NULL AND \
-                 (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)) \
+                "SELECT count(*) FROM pg_index i WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indimmediate \
+                 AND i.indpred IS NULL AND i.indexprs IS NULL AND (i.indnullsnotdistinct OR NOT $3) AND \
+                 (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k(n) \
+                 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n) \
                  = (SELECT array_agg(k ORDER BY k) FROM unnest($2::text[]) AS k)",
-                &[&sql.name, &key],
+                &[&sql.name, &key, &nullable],
             )
             .await?;
         if unique.get::<_, i64>(0) == 0 {
             let list: Vec<String> = key.iter().map(|name| quoted(name)).collect();
-            return Err(refuse(format!("has no unique index on its key ({})", list.join(", "))));
+            let nulls = if nullable { ", NULLS NOT DISTINCT" } else { "" };
+            return Err(refuse(format!("has no unique index on its key ({}){nulls}", list.join(", "))));
         }
         Ok(())
     }
 
     /// The state pieces of a pipeline, verified one by one.
     pub async fn load_state(&self, pipeline: &str) -> Result<Vec<FoundPiece>> {
-        let rows = self
-            .all("SELECT view, window_start, piece, groups, digest, data, part FROM tidegate.state WHERE pipeline = $1 ORDER BY piece, part", &[&pipeline])
-            .await?;
-        Ok(rows
-            .iter()
-            .map(|row| {
-                let (groups, digest, data): (i64, &[u8], &[u8]) = (row.get(3), row.get(4), row.get(5));
-                FoundPiece {
-                    view: row.get(0),
-                    part: row.get(6),
-                    window_start: row.get(1),
-                    seq: row.get(2),
-                    groups: unpack(groups, digest, data),
-                }
-            })
-            .collect())
+        // Piece by piece: all of it may be more than one question may take.
+        let sql = "SELECT view, window_start, piece, groups, digest, data, part FROM tidegate.state WHERE pipeline = $1 ORDER BY piece, part";
+        let rows =
+            deadline(self.timeout, self.client.query_raw(sql, [pipeline])).await?.map_err(|error| told(&error))?;
+        let mut rows = std::pin::pin!(rows);
+        let mut found = Vec::new();
+        while let Some(row) = deadline(self.timeout, rows.next()).await? {
+            let row = row.map_err(|error| told(&error))?;
+            let (groups, digest, data): (i64, &[u8], &[u8]) = (row.get(3), row.get(4), row.get(5));
+            found.push(FoundPiece {
+                view: row.get(0),
+                part: row.get(6),
+                window_start: row.get(1),
+                seq: row.get(2),
+                groups: unpack(groups, digest, data),
+            });
+        }
+        Ok(found)
     }
 
     /// Rejects that the log alone does not explain.
@@ -242,4 +279,8 @@ impl Session {
         let id: String = row.get(2);
         Ok((row.get(0), row.get(1), Uuid::parse_str(&id).unwrap_or_default()))
     }
+}
+
+fn over(pipeline: &str, epoch: i64) -> Error {
+    Error::fenced(format!("pipeline {pipeline}: epoch {epoch} is over"))
 }

@@ -5,12 +5,13 @@
 //! - `writer`: a commit is made, however long it takes, and an unknown outcome resolved;
 //! - `transaction`: what stands between BEGIN and COMMIT;
 //! - `table`, `columns`: a view's rows as statements and their parameters;
-//! - `read`: what people ask.
+//! - `read`: what people ask; `readers`: the sessions that answer.
 
 mod claim;
 mod columns;
 mod lease;
 mod read;
+mod readers;
 mod table;
 mod transaction;
 mod writer;
@@ -26,7 +27,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::holder;
+use super::{SCHEMA_VERSION, holder, other_schema};
 use crate::error::{Error, Result};
 use crate::time::NONE;
 
@@ -41,6 +42,7 @@ pub struct Postgres {
     config: tokio_postgres::Config,
     tls: MakeRustlsConnect,
     timeout: Duration,
+    readers: Arc<readers::Readers>,
 }
 
 impl Postgres {
@@ -66,7 +68,7 @@ impl Postgres {
             .map_err(|error| Error::bug(format!("TLS has no protocol version: {error}")))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { config, tls: MakeRustlsConnect::new(tls), timeout })
+        Ok(Self { config, tls: MakeRustlsConnect::new(tls), timeout, readers: Arc::default() })
     }
 
     /// Opens a session.
@@ -93,9 +95,20 @@ impl Postgres {
         let session = self.connect("setup").await?;
         session.batch("BEGIN").await?;
         session.run("SELECT pg_advisory_xact_lock($1)", &[&SCHEMA_LOCK]).await?;
-        let there = session.one("SELECT to_regclass('tidegate.leases') IS NOT NULL", &[]).await?;
-        if !there.get::<_, bool>(0) {
-            session.batch(SCHEMA).await?;
+        let found = session
+            .one(
+                "SELECT CASE WHEN to_regclass('tidegate.leases') IS NOT NULL THEN \
+                 coalesce(substring(obj_description(to_regclass('tidegate.pipelines'), 'pg_class') FROM 'version ([0-9]+)')::bigint, 1) END",
+                &[],
+            )
+            .await?;
+        match found.get::<_, Option<i64>>(0) {
+            None => {
+                session.batch(SCHEMA).await?;
+                session.batch(&format!("COMMENT ON TABLE tidegate.pipelines IS 'version {SCHEMA_VERSION}'")).await?;
+            }
+            Some(SCHEMA_VERSION) => {}
+            Some(other) => return Err(other_schema(other)),
         }
         session.batch("COMMIT").await
     }

@@ -39,8 +39,9 @@ impl Store for Postgres {
     }
 
     async fn status(&self) -> Result<Status> {
-        let session = self.connect("read").await?;
-        if !has_tables(&session).await? {
+        let reader = self.reader().await?;
+        let session = &reader.session;
+        if !has_tables(session).await? {
             return Ok(Status::default());
         }
         session.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
@@ -72,6 +73,7 @@ impl Store for Postgres {
             )
             .await?;
         session.batch("COMMIT").await?;
+        reader.done();
         Ok(Status {
             pipelines: pipelines
                 .iter()
@@ -115,8 +117,9 @@ impl Store for Postgres {
     }
 
     async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>> {
-        let session = self.connect("read").await?;
-        if !has_tables(&session).await? {
+        let reader = self.reader().await?;
+        let session = &reader.session;
+        if !has_tables(session).await? {
             return Ok(Vec::new());
         }
         let newest = i64::try_from(newest).unwrap_or(i64::MAX);
@@ -127,6 +130,7 @@ impl Store for Postgres {
                 &[&newest],
             )
             .await?;
+        reader.done();
         Ok(rows
             .iter()
             .map(|row| DeadLetterRow {
@@ -145,7 +149,8 @@ impl Store for Postgres {
     }
 
     async fn rows(&self, table: &Table, newest: Option<usize>) -> Result<RecordBatch> {
-        let session = self.connect("read").await?;
+        let reader = self.reader().await?;
+        let session = &reader.session;
         let exists = session.one("SELECT to_regclass($1) IS NOT NULL", &[&quoted(&table.name)]).await?;
         if !exists.get::<_, bool>(0) {
             return Ok(RecordBatch::new_empty(table.schema()));
@@ -159,6 +164,7 @@ impl Store for Postgres {
         let (name, list) = (quoted(&table.name), columns.join(", "));
         let mut rows =
             session.all(&format!("SELECT {list} FROM {name} ORDER BY {} {limit}", order("DESC")), &[]).await?;
+        reader.done();
         rows.reverse();
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(table.columns.len());
         for (index, column) in table.columns.iter().enumerate() {

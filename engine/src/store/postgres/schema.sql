@@ -22,12 +22,12 @@ CREATE TABLE IF NOT EXISTS tidegate.pipelines (
     committed_at     timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
 
--- One row a partition: rebuild_from <= checkpoint_offset <= next_offset.
+-- One row a partition: start_offset <= checkpoint_offset <= next_offset, and rebuild_from <= next_offset.
 CREATE TABLE IF NOT EXISTS tidegate.progress (
     pipeline             text NOT NULL REFERENCES tidegate.pipelines ON DELETE CASCADE,
     part                 integer NOT NULL,
     next_offset          bigint NOT NULL,             -- committed: every record below it has had its effect, once
-    checkpoint_offset    bigint NOT NULL,             -- the state pieces hold the effect of every record below it
+    checkpoint_offset    bigint NOT NULL,             -- the state pieces hold the effect of every record below it, and of none above
     rebuild_from         bigint NOT NULL,             -- the lowest offset that an open window still depends on
     start_offset         bigint NOT NULL,             -- where the pipeline began to read
     watermark            timestamptz,                 -- wm_p after the records below next_offset
@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS tidegate.view_progress (
 ) WITH (fillfactor = 50);
 
 -- Every rejected and every late record, and every row that the database refused. view is '' for rejects of a whole source.
--- A record row has count 1; a range row stands for count records, whose offsets are offset + the deltas in more_offsets.
+-- A record row has count 1; a range row stands for count records, whose offsets are more_offsets.
 CREATE TABLE IF NOT EXISTS tidegate.dead_letters (
     pipeline     text NOT NULL,
     view         text NOT NULL,
@@ -68,10 +68,13 @@ CREATE TABLE IF NOT EXISTS tidegate.dead_letters (
     detail       text NOT NULL,
     payload      bytea,                               -- at most the first 4 KiB
     payload_size bigint,
-    row_key      text NOT NULL DEFAULT '',            -- refused rows: window and key
+    row_key      text NOT NULL DEFAULT '',            -- refused rows: a digest of the row
     recorded_at  timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (pipeline, view, part, "offset", reason, row_key)
 );
+
+-- What a replay takes as given.
+CREATE INDEX IF NOT EXISTS dead_letters_given ON tidegate.dead_letters (pipeline, part) WHERE reason IN ('future', 'late-after-idle');
 
 -- State pieces: the groups of one view's window that changed between two checkpoints, as an Arrow IPC stream.
 CREATE TABLE IF NOT EXISTS tidegate.state (

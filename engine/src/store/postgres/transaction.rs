@@ -70,12 +70,19 @@ async fn write_view(
     apart: bool,
 ) -> Result<(), Failed> {
     let (name, sql) = table;
-    for rows in &view.write.deletes {
-        session.often(&sql.delete, &Parameters::new(rows)?.all()).await?;
+    for keys in &view.write.deletes {
+        if apart {
+            // A key that the database refuses cannot be in its table.
+            run_apart(session, &sql.delete, keys).await?;
+        } else {
+            session.often(&sql.delete, &Parameters::new(keys)?.all()).await?;
+        }
     }
     for rows in &view.write.upserts {
         if apart {
-            upsert_apart(session, table, rows, commit).await?;
+            for (row, error) in run_apart(session, &sql.upsert, rows).await? {
+                refused_row(session, name, &row, commit, &error).await?;
+            }
         } else {
             session.often(&sql.upsert, &Parameters::new(rows)?.all()).await?;
         }
@@ -94,29 +101,23 @@ async fn write_view(
     Ok(())
 }
 
-/// Upserts what the database takes; each row that it refuses becomes a dead letter. Halves until the row is alone.
-async fn upsert_apart(
+/// Runs a statement for all rows that the database takes, and returns the others. Halves until a row is alone.
+async fn run_apart(
     session: &mut Session,
-    table: &(String, TableSql),
+    sql: &str,
     rows: &RecordBatch,
-    commit: &Commit,
-) -> Result<(), Failed> {
+) -> Result<Vec<(RecordBatch, tokio_postgres::Error)>, Failed> {
+    let mut refused = Vec::new();
     let mut todo = vec![rows.clone()];
     while let Some(rows) = todo.pop() {
-        deadline(session.timeout, session.client.batch_execute("SAVEPOINT apart")).await?.map_err(Failed::Answered)?;
-        match session.often(&table.1.upsert, &Parameters::new(&rows)?.all()).await {
-            Ok(_) => {
-                deadline(session.timeout, session.client.batch_execute("RELEASE apart"))
-                    .await?
-                    .map_err(Failed::Answered)?;
-            }
+        savepoint(session, "SAVEPOINT apart").await?;
+        match session.often(sql, &Parameters::new(&rows)?.all()).await {
+            Ok(_) => savepoint(session, "RELEASE apart").await?,
             Err(Failed::Answered(error)) if error.as_db_error().is_some_and(|db| is_data(db.code())) => {
-                deadline(session.timeout, session.client.batch_execute("ROLLBACK TO apart"))
-                    .await?
-                    .map_err(Failed::Answered)?;
+                savepoint(session, "ROLLBACK TO apart").await?;
                 let count = rows.num_rows();
                 if count == 1 {
-                    refused_row(session, &table.0, &rows, commit, &error).await?;
+                    refused.push((rows, error));
                 } else {
                     for (start, len) in [(count / 2, count - count / 2), (0, count / 2)] {
                         todo.push(rows.slice(start, len));
@@ -126,7 +127,11 @@ async fn upsert_apart(
             Err(other) => return Err(other),
         }
     }
-    Ok(())
+    Ok(refused)
+}
+
+async fn savepoint(session: &Session, sql: &str) -> Result<(), Failed> {
+    deadline(session.timeout, session.client.batch_execute(sql)).await?.map_err(Failed::Answered)
 }
 
 async fn refused_row(
@@ -213,7 +218,7 @@ async fn state(session: &mut Session, tables: &[(String, TableSql)], commit: &Co
     Ok(())
 }
 
-/// Moves the partitions. No open window depends on records below `rebuild`, so a replay need not begin before it.
+/// Moves the partitions, as [`crate::store::StoredPartition::advance`] does; each must stand where it should.
 async fn progress(session: &mut Session, commit: &Commit) -> Result<(), Failed> {
     if commit.moves.is_empty() {
         return Ok(());
@@ -226,8 +231,8 @@ async fn progress(session: &mut Session, commit: &Commit) -> Result<(), Failed> 
         (column(|m| m.watermark), column(|m| m.rebuild_from), column(|m| m.rebuild_watermark));
     let sql = format!(
         "UPDATE tidegate.progress p SET next_offset = n.until, watermark = {wm}, idle = n.idle, rebuild_from = n.rebuild, rebuild_watermark = {rebuild_wm}, \
-         checkpoint_offset = CASE WHEN $9::boolean THEN n.until ELSE greatest(p.checkpoint_offset, n.rebuild) END, \
-         checkpoint_watermark = CASE WHEN $9::boolean THEN {wm} WHEN n.rebuild > p.checkpoint_offset THEN {rebuild_wm} ELSE p.checkpoint_watermark END \
+         checkpoint_offset = CASE WHEN $9::boolean THEN n.until ELSE p.checkpoint_offset END, \
+         checkpoint_watermark = CASE WHEN $9::boolean THEN {wm} ELSE p.checkpoint_watermark END \
          FROM unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[], $7::bigint[], $8::bigint[]) \
          AS n(part, from_, until, wm, idle, rebuild, rebuild_wm) WHERE p.pipeline = $1 AND p.part = n.part AND p.next_offset = n.from_",
         wm = time("n.wm"),

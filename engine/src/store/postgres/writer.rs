@@ -49,13 +49,14 @@ impl store::Writer for PostgresWriter {
         self.session().await?.begin_partitions(&pipeline, epoch, starts).await
     }
 
-    async fn begin_view(&mut self, start: &ViewStart<'_>) -> Result<()> {
+    async fn begin_view(&mut self, epoch: i64, start: &ViewStart<'_>) -> Result<()> {
         let pipeline = self.pipeline.clone();
-        self.session().await?.begin_view(&pipeline, start).await
+        self.session().await?.begin_view(&pipeline, epoch, start).await
     }
 
-    async fn set_absent(&mut self, view: &str, since: Option<i64>) -> Result<()> {
-        self.session().await?.set_absent(view, since).await
+    async fn set_absent(&mut self, epoch: i64, view: &str, since: Option<i64>) -> Result<()> {
+        let pipeline = self.pipeline.clone();
+        self.session().await?.set_absent(&pipeline, epoch, view, since).await
     }
 
     async fn open_table(&mut self, table: &Table) -> Result<()> {

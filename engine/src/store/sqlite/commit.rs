@@ -6,19 +6,19 @@ use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use super::table::TableSql;
-use super::{SqliteStore, Told, check_table, time};
+use super::{SqliteStore, Told, time};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::sql::planned::Table;
 use crate::store::pieces::{STATE_VERSION, unpack};
-use crate::store::{
-    Commit, FoundPiece, GIVEN_REASONS, GivenReject, Settled, Stop, ViewCommit, ViewStart, Writer, fenced,
-};
+use crate::store::{Commit, FoundPiece, GivenReject, Settled, Stop, ViewCommit, ViewStart, Writer, fenced};
 
 /// A pipeline's writer.
 pub struct SqliteWriter {
     store: SqliteStore,
     connection: Option<SqliteConnection>,
+    /// Which file that is.
+    file: Option<(u64, u64)>,
     pipeline: String,
     /// Of the views, in the order in which commits count them.
     tables: Vec<(String, TableSql)>,
@@ -34,7 +34,13 @@ enum Attempt {
 impl SqliteWriter {
     /// A writer with its first connection.
     pub fn new(store: SqliteStore, connection: SqliteConnection, pipeline: &str) -> Self {
-        Self { store, connection: Some(connection), pipeline: pipeline.to_string(), tables: Vec::new() }
+        Self {
+            file: store.file(),
+            store,
+            connection: Some(connection),
+            pipeline: pipeline.to_string(),
+            tables: Vec::new(),
+        }
     }
 
     async fn connection(&mut self) -> Result<&mut SqliteConnection, Told> {
@@ -91,6 +97,17 @@ impl SqliteWriter {
 #[async_trait]
 impl Writer for SqliteWriter {
     async fn topic_id(&mut self) -> Result<String> {
+        // A file that is open lives on when its name is gone, and with it what is committed to it.
+        if self.store.file() != self.file {
+            let path = self.store.path().display();
+            return Err(Error::decide(
+                "TG-DATABASE-CHANGED",
+                format!("{path} was removed or replaced while it was written to"),
+            )
+            .hint(
+                "what was committed to the old file goes with this process; put the right file there and start again",
+            ));
+        }
         let pipeline = self.pipeline.clone();
         let connection = self.connection().await?;
         let row = sqlx::query("SELECT topic_id FROM tidegate_pipelines WHERE pipeline = ?").bind(pipeline);
@@ -105,7 +122,7 @@ impl Writer for SqliteWriter {
             .bind(&pipeline)
             .bind(epoch);
         if owns.fetch_optional(&mut *writing).await.map_err(told)?.is_none() {
-            return Err(Error::fenced(format!("pipeline {pipeline}: epoch {epoch} is over")));
+            return Err(over(&pipeline, epoch));
         }
         for (part, at) in starts {
             sqlx::query("INSERT INTO tidegate_progress (pipeline, part, next_offset, checkpoint_offset, rebuild_from, start_offset) VALUES (?1, ?2, ?3, ?3, ?3, ?3)")
@@ -120,42 +137,58 @@ impl Writer for SqliteWriter {
         Ok(())
     }
 
-    async fn begin_view(&mut self, start: &ViewStart<'_>) -> Result<()> {
+    async fn begin_view(&mut self, epoch: i64, start: &ViewStart<'_>) -> Result<()> {
         let pipeline = self.pipeline.clone();
         let starts = serde_json::to_string(start.starts).map_err(|error| Error::bug(error.to_string()))?;
-        sqlx::query(
-            "INSERT INTO tidegate_view_progress (view, pipeline, fingerprint, floor, starts) VALUES (?, ?, ?, ?, ?)",
+        let made = sqlx::query(
+            "INSERT INTO tidegate_view_progress (view, pipeline, fingerprint, floor, starts) \
+             SELECT ?1, ?2, ?3, ?4, ?5 FROM tidegate_pipelines WHERE pipeline = ?2 AND epoch = ?6",
         )
         .bind(start.view)
-        .bind(pipeline)
+        .bind(&pipeline)
         .bind(start.fingerprint)
         .bind(time(start.floor))
         .bind(starts)
+        .bind(epoch)
         .execute(self.connection().await?)
         .await
         .map_err(Told::from)?;
-        Ok(())
+        if made.rows_affected() == 1 { Ok(()) } else { Err(over(&pipeline, epoch)) }
     }
 
-    async fn set_absent(&mut self, view: &str, since: Option<i64>) -> Result<()> {
-        sqlx::query("UPDATE tidegate_view_progress SET absent_since = CASE WHEN ?1 IS NOT NULL THEN coalesce(absent_since, ?1) END WHERE view = ?2")
-            .bind(since)
-            .bind(view)
-            .execute(self.connection().await?)
-            .await
-            .map_err(Told::from)?;
-        Ok(())
+    async fn set_absent(&mut self, epoch: i64, view: &str, since: Option<i64>) -> Result<()> {
+        let pipeline = self.pipeline.clone();
+        let noted = sqlx::query(
+            "UPDATE tidegate_view_progress SET absent_since = CASE WHEN ?1 IS NOT NULL THEN coalesce(absent_since, ?1) END WHERE view = ?2 \
+             AND EXISTS (SELECT 1 FROM tidegate_pipelines WHERE pipeline = ?3 AND epoch = ?4)",
+        )
+        .bind(since)
+        .bind(view)
+        .bind(&pipeline)
+        .bind(epoch)
+        .execute(self.connection().await?)
+        .await
+        .map_err(Told::from)?;
+        if noted.rows_affected() == 1 { Ok(()) } else { Err(over(&pipeline, epoch)) }
     }
 
     async fn open_table(&mut self, table: &Table) -> Result<()> {
         let sql = TableSql::new(table);
         let connection = self.connection().await?;
-        if SqliteStore::has_table(connection, &table.name).await? {
-            check_table(connection, table, &sql).await?;
-        } else {
-            for statement in sql.create() {
-                sqlx::query(AssertSqlSafe(statement)).execute(&mut *connection).await.map_err(Told::from)?;
+        match SqliteStore::declared(connection, &table.name).await? {
+            Some(declared) if declared == sql.create() => {}
+            Some(_) => {
+                return Err(Error::configuration(
+                    "TG-SINK-SCHEMA",
+                    format!("table {} is not the one that this query makes: {}", table.name, sql.create()),
+                )
+                .hint("on SQLite a view's table is Tidegate's own: drop or rename it, or give the view another name"));
             }
+            None => _ = sqlx::query(AssertSqlSafe(sql.create())).execute(&mut *connection).await.map_err(Told::from)?,
+        }
+        // Apart from the table, so that a crash between the two leaves nothing undone.
+        if let Some(index) = sql.create_index() {
+            sqlx::query(AssertSqlSafe(index)).execute(&mut *connection).await.map_err(Told::from)?;
         }
         self.tables.push((table.name.clone(), sql));
         Ok(())
@@ -182,12 +215,13 @@ impl Writer for SqliteWriter {
 
     async fn given_rejects(&mut self, from: &[(i32, i64)]) -> Result<Vec<GivenReject>> {
         let pipeline = self.pipeline.clone();
+        let lowest = from.iter().map(|(_, offset)| *offset).min().unwrap_or_default();
         let rows = sqlx::query(
-            "SELECT view, part, \"offset\", more_offsets FROM tidegate_dead_letters WHERE pipeline = ? AND reason IN (?, ?)",
+            "SELECT view, part, \"offset\", more_offsets FROM tidegate_dead_letters \
+             WHERE pipeline = ? AND reason IN ('future', 'late-after-idle') AND (\"offset\" >= ? OR more_offsets IS NOT NULL)",
         )
         .bind(pipeline)
-        .bind(GIVEN_REASONS[0])
-        .bind(GIVEN_REASONS[1])
+        .bind(lowest)
         .fetch_all(self.connection().await?)
         .await
         .map_err(Told::from)?;
@@ -230,6 +264,10 @@ impl Writer for SqliteWriter {
             }
         }
     }
+}
+
+fn over(pipeline: &str, epoch: i64) -> Error {
+    Error::fenced(format!("pipeline {pipeline}: epoch {epoch} is over"))
 }
 
 async fn fence(writing: &mut SqliteConnection, commit: &Commit) -> Result<bool, Told> {
@@ -359,8 +397,8 @@ async fn progress(writing: &mut SqliteConnection, commit: &Commit) -> Result<boo
     for moved in &commit.moves {
         let done = sqlx::query(
             "UPDATE tidegate_progress SET next_offset = ?1, watermark = ?2, idle = ?3, rebuild_from = ?4, rebuild_watermark = ?5, \
-             checkpoint_offset = CASE WHEN ?6 THEN ?1 ELSE max(checkpoint_offset, ?4) END, \
-             checkpoint_watermark = CASE WHEN ?6 THEN ?2 WHEN ?4 > checkpoint_offset THEN ?5 ELSE checkpoint_watermark END \
+             checkpoint_offset = CASE WHEN ?6 THEN ?1 ELSE checkpoint_offset END, \
+             checkpoint_watermark = CASE WHEN ?6 THEN ?2 ELSE checkpoint_watermark END \
              WHERE pipeline = ?7 AND part = ?8 AND next_offset = ?9",
         )
         .bind(moved.range.until)

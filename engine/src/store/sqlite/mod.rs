@@ -8,8 +8,8 @@ mod commit;
 mod table;
 mod values;
 
-use std::collections::HashMap;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +20,10 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, Sql
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, Sqlite, SqliteConnection};
 
 use super::status::{DeadLetterRow, PartitionStatus, PipelineStatus, Status, ViewStatus};
-use super::{Expired, Lease, Stop, Store, Stored, StoredPartition, StoredView, Writer, holder, same_topic};
+use super::{
+    Expired, Lease, SCHEMA_VERSION, Stop, Store, Stored, StoredPartition, StoredView, Writer, holder, other_schema,
+    same_topic,
+};
 use crate::error::{Error, Result};
 use crate::sink::quoted;
 use crate::sql::planned::Table;
@@ -51,7 +54,11 @@ pub struct Told(Error);
 impl From<sqlx::Error> for Told {
     fn from(error: sqlx::Error) -> Self {
         let Some(told) = error.as_database_error() else {
-            return Self(Error::wait("TG-DATABASE-UNREACHABLE", format!("SQLite: {error}")));
+            return Self(match error {
+                sqlx::Error::Io(_) => Error::wait("TG-DATABASE-UNREACHABLE", format!("SQLite: {error}")),
+                _ => Error::configuration("TG-DATABASE", format!("SQLite: {error}"))
+                    .hint("is the file a Tidegate database of this version, and may we write it?"),
+            });
         };
         // The primary code: busy, locked, I/O, corrupt, full, cannot open, read-only.
         let code = told.code().and_then(|code| code.parse::<i32>().ok()).unwrap_or_default() & 0xff;
@@ -123,6 +130,17 @@ impl SqliteStore {
         Ok(SqliteConnection::connect_with(&options).await?)
     }
 
+    /// Which file its name leads to now.
+    fn file(&self) -> Option<(u64, u64)> {
+        std::fs::metadata(&self.path).ok().map(|file| (file.dev(), file.ino()))
+    }
+
+    /// The statement that made a table; SQLite keeps it as it was written.
+    async fn declared(connection: &mut SqliteConnection, name: &str) -> Result<Option<String>, Told> {
+        let found = sqlx::query("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE");
+        Ok(found.bind(name).fetch_optional(connection).await?.map(|row| row.get(0)))
+    }
+
     async fn has_table(connection: &mut SqliteConnection, name: &str) -> Result<bool, Told> {
         let found = sqlx::query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?").bind(name);
         Ok(found.fetch_optional(connection).await?.is_some())
@@ -133,13 +151,25 @@ impl SqliteStore {
 impl Store for SqliteStore {
     async fn migrate(&self) -> Result<()> {
         let mut connection = self.connect().await?;
-        sqlx::raw_sql(SCHEMA).execute(&mut connection).await.map_err(Told::from)?;
+        let told = Told::from;
+        let there = Self::has_table(&mut connection, "tidegate_state").await?;
+        let found: i64 =
+            sqlx::query("PRAGMA user_version").fetch_one(&mut connection).await.map_err(told)?.get::<i64, _>(0);
+        if there && found != SCHEMA_VERSION {
+            return Err(other_schema(found.max(1)));
+        }
+        sqlx::raw_sql(SCHEMA).execute(&mut connection).await.map_err(told)?;
+        let note = AssertSqlSafe(format!("PRAGMA user_version = {SCHEMA_VERSION}"));
+        sqlx::query(note).execute(&mut connection).await.map_err(told)?;
         Ok(())
     }
 
     async fn lease(&self, pipeline: &str, stop: Stop<'_>) -> Result<Option<Box<dyn Lease>>> {
         let mut path = self.path.clone().into_os_string();
-        path.push(format!("-lease-{}", pipeline.replace(|c: char| !c.is_ascii_alphanumeric(), "_")));
+        // No two names may share a file.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        let name = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") };
+        path.push(format!("-lease-{}", pipeline.bytes().map(name).collect::<String>()));
         let cannot = |error: std::io::Error| {
             Error::configuration("TG-DATABASE-ACCESS", format!("cannot lock {}: {error}", Path::new(&path).display()))
         };
@@ -162,9 +192,12 @@ impl Store for SqliteStore {
     }
 
     async fn status(&self) -> Result<Status> {
+        let mut status = Status::default();
+        if !self.path.exists() {
+            return Ok(status);
+        }
         let mut connection = self.connect().await?;
         let told = Told::from;
-        let mut status = Status::default();
         if !Self::has_table(&mut connection, "tidegate_state").await? {
             return Ok(status);
         }
@@ -222,6 +255,9 @@ impl Store for SqliteStore {
     }
 
     async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>> {
+        if !self.path.exists() {
+            return Ok(Vec::new());
+        }
         let mut connection = self.connect().await?;
         if !Self::has_table(&mut connection, "tidegate_state").await? {
             return Ok(Vec::new());
@@ -251,6 +287,9 @@ impl Store for SqliteStore {
     }
 
     async fn rows(&self, table: &Table, newest: Option<usize>) -> Result<RecordBatch> {
+        if !self.path.exists() {
+            return Ok(RecordBatch::new_empty(table.schema()));
+        }
         let mut connection = self.connect().await?;
         if !Self::has_table(&mut connection, &table.name).await? {
             return Ok(RecordBatch::new_empty(table.schema()));
@@ -277,6 +316,9 @@ impl Store for SqliteStore {
     }
 
     async fn drop_view(&self, view: &str) -> Result<bool> {
+        if !self.path.exists() {
+            return Ok(false);
+        }
         let mut connection = self.connect().await?;
         let told = Told::from;
         if !Self::has_table(&mut connection, "tidegate_state").await? {
@@ -341,7 +383,7 @@ async fn claim(
         .bind(pipeline)
         .fetch_one(&mut *claiming)
         .await?;
-    let partitions = sqlx::query("SELECT part, next_offset, checkpoint_offset, rebuild_from, watermark, checkpoint_watermark, rebuild_watermark, idle FROM tidegate_progress WHERE pipeline = ? ORDER BY part")
+    let partitions = sqlx::query("SELECT part, next_offset, checkpoint_offset, rebuild_from, watermark, checkpoint_watermark, rebuild_watermark, idle, start_offset FROM tidegate_progress WHERE pipeline = ? ORDER BY part")
         .bind(pipeline)
         .fetch_all(&mut *claiming)
         .await?;
@@ -351,6 +393,10 @@ async fn claim(
     .bind(pipeline)
     .fetch_all(&mut *claiming)
     .await?;
+    let elsewhere = sqlx::query("SELECT view, pipeline FROM tidegate_view_progress WHERE pipeline <> ?")
+        .bind(pipeline)
+        .fetch_all(&mut *claiming)
+        .await?;
     claiming.commit().await?;
     let partition = |row: &SqliteRow| StoredPartition {
         partition: row.get(0),
@@ -361,6 +407,7 @@ async fn claim(
         checkpoint_watermark: us(row, 5),
         rebuild_watermark: us(row, 6),
         idle: row.get(7),
+        start_offset: row.get(8),
     };
     let view = |row: &SqliteRow| StoredView {
         view: row.get(0),
@@ -379,29 +426,7 @@ async fn claim(
         state_version: row.get(5),
         partitions: partitions.iter().map(partition).collect(),
         views: views.iter().map(view).collect(),
+        elsewhere: elsewhere.iter().map(|row| (row.get(0), row.get(1))).collect(),
     };
     Ok((stored, row.get(6)))
-}
-
-/// Compares a table with what its view needs.
-async fn check_table(connection: &mut SqliteConnection, table: &Table, sql: &TableSql) -> Result<(), Told> {
-    let rows =
-        sqlx::query("SELECT name, type, pk FROM pragma_table_info(?)").bind(&table.name).fetch_all(connection).await?;
-    let found: HashMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    for (name, expected) in sql.columns() {
-        let refuse = |what: String| {
-            Error::configuration("TG-SINK-SCHEMA", format!("table {} {what}", table.name))
-                .hint("change the table, or give the view another name")
-        };
-        match found.get(&name) {
-            None => return Err(refuse(format!("has no column {name}")).into()),
-            Some(actual) if actual != expected => {
-                return Err(
-                    refuse(format!("has column {name} of type {actual}, and the query gives {expected}")).into()
-                );
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(())
 }

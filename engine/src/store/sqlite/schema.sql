@@ -29,6 +29,8 @@ CREATE TABLE IF NOT EXISTS tidegate_dead_letters (
     PRIMARY KEY (pipeline, view, part, "offset", reason)
 ) STRICT;
 
+CREATE INDEX IF NOT EXISTS tidegate_dead_letters_given ON tidegate_dead_letters (pipeline, part) WHERE reason IN ('future', 'late-after-idle');
+
 CREATE TABLE IF NOT EXISTS tidegate_state (
     pipeline TEXT NOT NULL, view TEXT NOT NULL, part INTEGER NOT NULL, window_start INTEGER NOT NULL, piece INTEGER NOT NULL,
     groups INTEGER NOT NULL, digest BLOB NOT NULL, data BLOB NOT NULL,

@@ -7,6 +7,7 @@ use super::values::{Value, column_type, values};
 use super::{Told, bound};
 use crate::error::{Error, Result};
 use crate::sink::quoted;
+use crate::sink::types::sql_type;
 use crate::sql::planned::{Table, TableColumn};
 
 /// Rows of one statement: few enough for its parameters, enough to make each crossing worth it.
@@ -33,29 +34,25 @@ impl TableSql {
         self.table.key().any(|column| column.nullable)
     }
 
-    /// Each column's declaration, which is also what an existing table is compared with.
-    pub fn columns(&self) -> Vec<(String, &'static str)> {
-        self.table.columns.iter().map(|c| (c.name.clone(), column_type(&c.data_type))).collect()
-    }
-
-    /// Creates the table.
-    pub fn create(&self) -> Vec<String> {
-        let name = quoted(&self.table.name);
+    /// Creates the table. Each column says what its values mean: a table of another meaning is another table.
+    pub fn create(&self) -> String {
         let declared = self.table.columns.iter().map(|c| {
             let not_null = if c.key_of.is_some() && !c.nullable { " NOT NULL" } else { "" };
-            format!("{} {}{not_null}", quoted(&c.name), column_type(&c.data_type))
+            let meaning = sql_type(&c.data_type).unwrap_or_default();
+            format!("{} {}{not_null} /* {meaning} */", quoted(&c.name), column_type(&c.data_type))
         });
         let mut declared: Vec<String> = declared.collect();
-        let key = names(self.table.key()).join(", ");
-        if self.key_has_nulls() {
-            let index = quoted(&format!("{}_key", self.table.name));
-            return vec![
-                format!("CREATE TABLE {name} ({}) STRICT", declared.join(", ")),
-                format!("CREATE INDEX {index} ON {name} ({key})"),
-            ];
+        if !self.key_has_nulls() {
+            declared.push(format!("PRIMARY KEY ({})", names(self.table.key()).join(", ")));
         }
-        declared.push(format!("PRIMARY KEY ({key})"));
-        vec![format!("CREATE TABLE {name} ({}) STRICT", declared.join(", "))]
+        format!("CREATE TABLE {} ({}) STRICT", quoted(&self.table.name), declared.join(", "))
+    }
+
+    /// Creates the index over a key that may have NULLs, which SQLite would not take for unique.
+    pub fn create_index(&self) -> Option<String> {
+        let (name, index) = (quoted(&self.table.name), quoted(&format!("tidegate_key_{}", self.table.name)));
+        let key = names(self.table.key()).join(", ");
+        self.key_has_nulls().then(|| format!("CREATE INDEX IF NOT EXISTS {index} ON {name} ({key})"))
     }
 
     fn upsert(&self, rows: usize) -> String {
