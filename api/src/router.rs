@@ -165,23 +165,24 @@ struct Page {
 
 type Asked = Result<Query<Page>, QueryRejection>;
 
-/// How many rows are wanted, or the answer to somebody who asks for something else.
-fn limit(asked: Asked) -> Result<usize, Response> {
-    let refused = |why: String| {
-        let hint = format!("write ?limit=N with N from 1 to {ROWS_MAX}");
-        problem(StatusCode::BAD_REQUEST, "TG-API-PARAMETER", &why, Some(&hint))
-    };
-    let Query(page) = asked.map_err(|error| refused(error.body_text()))?;
+/// How many rows are wanted, or what is wrong with the question.
+fn limit(asked: Asked) -> Result<usize, String> {
+    let Query(page) = asked.map_err(|error| error.body_text())?;
     match page.limit.unwrap_or(ROWS) {
         limit @ 1..=ROWS_MAX => Ok(limit),
-        other => Err(refused(format!("limit={other} is not possible"))),
+        other => Err(format!("limit={other} is not possible")),
     }
+}
+
+fn wrong_parameter(why: &str) -> Response {
+    let hint = format!("write ?limit=N with N from 1 to {ROWS_MAX}");
+    problem(StatusCode::BAD_REQUEST, "TG-API-PARAMETER", why, Some(&hint))
 }
 
 async fn rows(State(shared): State<Arc<Shared>>, Path(name): Path<String>, asked: Asked) -> Response {
     let limit = match limit(asked) {
         Ok(limit) => limit,
-        Err(refused) => return refused,
+        Err(why) => return wrong_parameter(&why),
     };
     let Some(view) = shared.views.iter().find(|view| view.name == name) else {
         let names: Vec<&str> = shared.views.iter().map(|view| view.name.as_str()).collect();
@@ -204,7 +205,7 @@ async fn rows(State(shared): State<Arc<Shared>>, Path(name): Path<String>, asked
 async fn dead_letters(State(shared): State<Arc<Shared>>, asked: Asked) -> Response {
     let limit = match limit(asked) {
         Ok(limit) => limit,
-        Err(refused) => return refused,
+        Err(why) => return wrong_parameter(&why),
     };
     match shared.store.dead_letters(limit).await {
         Err(error) => failed(&error),

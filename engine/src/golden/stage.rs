@@ -346,7 +346,8 @@ impl Stage {
             played.read = Epoch::default();
             let before = played.running.digest()?;
             played.running = recovery::recover(&played.pipeline, played.lease.as_ref())?;
-            if played.running.digest()? != before {
+            let exact = !played.pipeline.views.iter().any(|view| view.estimates());
+            if exact && played.running.digest()? != before {
                 return Err(Error::bug("the state after the crash is not the one before it"));
             }
             played.pipeline.drain(&mut played.running, &mut played.read)?;

@@ -169,11 +169,11 @@ pub fn verify(pipeline: &Pipeline, running: &mut Running) -> Result<()> {
     };
     let name = &pipeline.source.source.name;
     if let Some(writer) = &mut running.writer {
-        let was = pipeline.runtime.block_on(async { writer.topic_id().await });
+        let was = pipeline.runtime.block_on(async { writer.topic_id(running.owned).await });
         match was {
             Ok(was) if was != id => return Err(recreated(pipeline, &was, &id)),
             Ok(_) => {}
-            Err(error) if error.kind == Kind::Decide => return Err(error),
+            Err(error) if matches!(error.kind, Kind::Decide | Kind::Fenced) => return Err(error),
             Err(error) => quietly(error),
         }
     }

@@ -53,6 +53,13 @@ pub struct PlannedView {
 }
 
 impl PlannedView {
+    /// Whether an aggregate is an estimate, which depends on where epochs end.
+    pub fn estimates(&self) -> bool {
+        let is_estimate =
+            |a: &Aggregate| matches!(a, Aggregate::Function(f) if f.function.fun().name().starts_with("approx_"));
+        self.aggregates.iter().any(is_estimate)
+    }
+
     /// The column of the table that a key is.
     pub fn key_name(&self, key: usize) -> &str {
         let group = self.groups.iter().position(|group| matches!(group, Group::Key(other) if *other == key));

@@ -124,11 +124,7 @@ impl Held {
     /// A pipeline, while this epoch is its newest.
     fn owned(&mut self, name: &str, epoch: i64) -> Result<&mut Pipeline> {
         let pipeline = self.pipeline(name)?;
-        if pipeline.epoch == epoch {
-            Ok(pipeline)
-        } else {
-            Err(Error::fenced(format!("pipeline {name}: epoch {epoch} is over")))
-        }
+        if pipeline.epoch == epoch { Ok(pipeline) } else { Err(super::over(name, epoch)) }
     }
 
     fn pipeline(&mut self, name: &str) -> Result<&mut Pipeline> {
@@ -272,8 +268,8 @@ struct MemoryWriter {
 
 #[async_trait]
 impl Writer for MemoryWriter {
-    async fn topic_id(&mut self) -> Result<String> {
-        Ok(self.store.held().pipeline(&self.pipeline)?.topic_id.clone())
+    async fn topic_id(&mut self, epoch: i64) -> Result<String> {
+        Ok(self.store.held().owned(&self.pipeline, epoch)?.topic_id.clone())
     }
 
     async fn begin_partitions(&mut self, epoch: i64, starts: &[(i32, i64)]) -> Result<()> {

@@ -67,8 +67,8 @@ pub trait Lease: Send + Sync {
 /// The owner's hand in the database. Whatever it changes, it changes only while `epoch` is the newest.
 #[async_trait]
 pub trait Writer: Send {
-    /// The topic's identity, as it was when the pipeline was made.
-    async fn topic_id(&mut self) -> Result<String>;
+    /// The topic's identity, as it was when the pipeline was made; an owner whose epoch is over hears it here.
+    async fn topic_id(&mut self, epoch: i64) -> Result<String>;
     /// Notes where partitions begin that were never read.
     async fn begin_partitions(&mut self, epoch: i64, starts: &[(i32, i64)]) -> Result<()>;
     /// Notes a view that is new.
@@ -169,7 +169,12 @@ fn same_topic(pipeline: &str, was: &str, is: &str) -> Result<()> {
     .hint("restore the topic, or give the source and its views new names"))
 }
 
-/// What an owner hears whose epoch is over.
+/// What an owner hears that would change something after its epoch.
+fn over(pipeline: &str, epoch: i64) -> Error {
+    Error::fenced(format!("pipeline {pipeline}: epoch {epoch} is over"))
+}
+
+/// What an owner hears whose commit comes after its epoch.
 fn fenced(commit: &Commit, epoch: i64) -> Error {
     Error::fenced(format!(
         "pipeline {}: this engine owned epoch {}, and epoch {epoch} has begun",

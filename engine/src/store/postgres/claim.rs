@@ -12,7 +12,7 @@ use crate::sink::quoted;
 use crate::sql::planned::Table;
 use crate::store::pieces::unpack;
 use crate::store::{
-    FoundPiece, GIVEN_REASONS, GivenReject, Stored, StoredPartition, StoredView, ViewStart, holder, same_topic,
+    FoundPiece, GIVEN_REASONS, GivenReject, Stored, StoredPartition, StoredView, ViewStart, holder, over, same_topic,
 };
 use crate::time::NONE;
 
@@ -107,8 +107,9 @@ impl Session {
     }
 
     /// The topic's identity, as it was when the pipeline was made.
-    pub async fn topic_id(&self, pipeline: &str) -> Result<String> {
-        Ok(self.one("SELECT topic_id FROM tidegate.pipelines WHERE pipeline = $1", &[&pipeline]).await?.get(0))
+    pub async fn topic_id(&self, pipeline: &str, epoch: i64) -> Result<String> {
+        let row = self.one("SELECT topic_id, epoch FROM tidegate.pipelines WHERE pipeline = $1", &[&pipeline]).await?;
+        if row.get::<_, i64>(1) == epoch { Ok(row.get(0)) } else { Err(over(pipeline, epoch)) }
     }
 
     /// Notes where partitions begin that were never read.
@@ -279,8 +280,4 @@ impl Session {
         let id: String = row.get(2);
         Ok((row.get(0), row.get(1), Uuid::parse_str(&id).unwrap_or_default()))
     }
-}
-
-fn over(pipeline: &str, epoch: i64) -> Error {
-    Error::fenced(format!("pipeline {pipeline}: epoch {epoch} is over"))
 }

@@ -39,9 +39,9 @@ pub(super) struct PostgresWriter {
 
 #[async_trait]
 impl store::Writer for PostgresWriter {
-    async fn topic_id(&mut self) -> Result<String> {
+    async fn topic_id(&mut self, epoch: i64) -> Result<String> {
         let pipeline = self.pipeline.clone();
-        self.session().await?.topic_id(&pipeline).await
+        self.session().await?.topic_id(&pipeline, epoch).await
     }
 
     async fn begin_partitions(&mut self, epoch: i64, starts: &[(i32, i64)]) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::sql::planned::Table;
 use crate::store::pieces::{STATE_VERSION, unpack};
-use crate::store::{Commit, FoundPiece, GivenReject, Settled, Stop, ViewCommit, ViewStart, Writer, fenced};
+use crate::store::{Commit, FoundPiece, GivenReject, Settled, Stop, ViewCommit, ViewStart, Writer, fenced, over};
 
 /// A pipeline's writer.
 pub struct SqliteWriter {
@@ -96,7 +96,7 @@ impl SqliteWriter {
 
 #[async_trait]
 impl Writer for SqliteWriter {
-    async fn topic_id(&mut self) -> Result<String> {
+    async fn topic_id(&mut self, epoch: i64) -> Result<String> {
         // A file that is open lives on when its name is gone, and with it what is committed to it.
         if self.store.file() != self.file {
             let path = self.store.path().display();
@@ -110,8 +110,9 @@ impl Writer for SqliteWriter {
         }
         let pipeline = self.pipeline.clone();
         let connection = self.connection().await?;
-        let row = sqlx::query("SELECT topic_id FROM tidegate_pipelines WHERE pipeline = ?").bind(pipeline);
-        Ok(row.fetch_one(connection).await.map_err(Told::from)?.get(0))
+        let row = sqlx::query("SELECT topic_id, epoch FROM tidegate_pipelines WHERE pipeline = ?").bind(&pipeline);
+        let row = row.fetch_one(connection).await.map_err(Told::from)?;
+        if row.get::<i64, _>(1) == epoch { Ok(row.get(0)) } else { Err(over(&pipeline, epoch)) }
     }
 
     async fn begin_partitions(&mut self, epoch: i64, starts: &[(i32, i64)]) -> Result<()> {
@@ -264,10 +265,6 @@ impl Writer for SqliteWriter {
             }
         }
     }
-}
-
-fn over(pipeline: &str, epoch: i64) -> Error {
-    Error::fenced(format!("pipeline {pipeline}: epoch {epoch} is over"))
 }
 
 async fn fence(writing: &mut SqliteConnection, commit: &Commit) -> Result<bool, Told> {
