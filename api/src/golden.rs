@@ -58,8 +58,13 @@ fn test(options: &Options) -> Result<bool, String> {
             runtime: runtime.handle().clone(),
         };
         if options.accept {
-            golden::accept(file, &with)?;
-            println!("{}: written", file.display());
+            match golden::accept(file, &with) {
+                Ok(()) => println!("{}: written", file.display()),
+                Err(why) => {
+                    failed += 1;
+                    println!("{why}");
+                }
+            }
             continue;
         }
         match golden::run(file, &with) {

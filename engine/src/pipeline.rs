@@ -118,8 +118,8 @@ pub struct Running {
     pub seq: i64,
     /// When windows of several panes were published.
     pub emitted_at: Instant,
-    /// Whether the database's state is of no use.
-    pub resets_state: bool,
+    /// Views whose state in the database is of no use.
+    pub rebuilt: Vec<String>,
     /// What the next checkpoint will save.
     pub unsaved: Unsaved,
     /// The writer, unless a commit is under way.
@@ -205,8 +205,12 @@ impl Pipeline {
         let mut in_flight: Option<InFlight> = None;
         let (mut verified_at, mut expired_at) = (self.clock.now(), self.clock.now());
         let mut expiring: Option<JoinHandle<()>> = None;
+        let mut ending = false;
         loop {
-            let epoch = self.gather(running, in_flight.as_ref())?;
+            // Once it is to end nothing more is read, however fast the topic grows.
+            ending |= self.caught_up(running);
+            let epoch = if ending { Epoch::default() } else { self.gather(running, in_flight.as_ref())? };
+            ending |= self.stopped();
             if let Some(commit) = in_flight.take()
                 && self.settle(running, commit)? == Settled::Aborted
             {
@@ -226,10 +230,9 @@ impl Pipeline {
                 verified_at = self.clock.now();
                 recovery::verify(self, running)?;
             }
-            let stopping = self.stopped() || self.caught_up(running, &epoch);
             // The last commit before an end carries the state, so that the next start has nothing to replay.
-            in_flight = self.turn(running, epoch, stopping)?;
-            if in_flight.is_none() && stopping {
+            in_flight = self.turn(running, epoch, ending)?;
+            if in_flight.is_none() && ending {
                 failpoint::hit("shutdown")?;
                 self.tell_digest(running)?;
                 return Ok(Ended::Stopped);
@@ -262,7 +265,7 @@ impl Pipeline {
 
     fn checkpoint_is_due(&self, running: &Running) -> bool {
         let settings = &self.settings.engine;
-        running.resets_state
+        !running.rebuilt.is_empty()
             || running.unsaved.records >= settings.checkpoint_records_max
             || self.clock.now().duration_since(running.unsaved.since) >= settings.checkpoint_interval()
     }
@@ -278,8 +281,8 @@ impl Pipeline {
         }
     }
 
-    fn caught_up(&self, running: &Running, epoch: &Epoch) -> bool {
-        self.until_caught_up && epoch.read == 0 && running.partitions.iter().all(|p| p.committed >= p.target)
+    fn caught_up(&self, running: &Running) -> bool {
+        self.until_caught_up && running.partitions.iter().all(|p| p.committed >= p.target)
     }
 
     /// Reads and decodes until the epoch's time is over and the commit under way has ended, or the epoch is full.
@@ -289,7 +292,7 @@ impl Pipeline {
         loop {
             let landed = in_flight.is_none_or(JoinHandle::is_finished);
             let full = epoch.read as usize >= settings.epoch_records_max || epoch.bytes >= settings.epoch_bytes_max;
-            if full || (self.stopped() && landed) {
+            if full || self.stopped() {
                 return Ok(epoch);
             }
             let messages = match epoch.since {
@@ -427,7 +430,7 @@ impl Pipeline {
         }
         failpoint::hit("aggregated")?;
         let pieces =
-            if checkpoint { Some(checkpoint_pieces(&mut running.views, seq, running.resets_state)?) } else { None };
+            if checkpoint { Some(checkpoint_pieces(&mut running.views, seq, &running.rebuilt)?) } else { None };
         for view in &mut views {
             view.pieces = running.views[view.view].pieces();
         }
@@ -446,7 +449,7 @@ impl Pipeline {
             views,
             dead_letters: dead_letters::fold(epoch.rejects),
             checkpoint: pieces,
-            resets_state: running.resets_state,
+            rebuilt: if checkpoint { running.rebuilt.clone() } else { Vec::new() },
         }))
     }
 
@@ -455,7 +458,7 @@ impl Pipeline {
         running.seq = commit.seq;
         running.frontier = commit.frontier;
         if commit.checkpoint.is_some() {
-            running.resets_state = false;
+            running.rebuilt.clear();
             running.unsaved = Unsaved::new(self.clock.now(), 0);
         } else {
             running.unsaved.commits += 1;
@@ -538,13 +541,13 @@ impl Running {
     }
 }
 
-fn checkpoint_pieces(views: &mut [View], seq: i64, resets: bool) -> Result<Vec<crate::store::StatePiece>> {
+fn checkpoint_pieces(views: &mut [View], seq: i64, rebuilt: &[String]) -> Result<Vec<crate::store::StatePiece>> {
     let mut pieces = Vec::new();
     for view in views {
-        if resets {
+        let name = view.plan().name.clone();
+        if rebuilt.contains(&name) {
             view.forget_pieces();
         }
-        let name = view.plan().name.clone();
         for piece in view.checkpoint(seq)? {
             pieces.push(pack(&name, piece.part, piece.window_start, &piece.groups, piece.replaces)?);
         }

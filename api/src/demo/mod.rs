@@ -25,9 +25,11 @@ use tidegate_engine::kafka::embedded::Broker;
 use tidegate_engine::settings::Settings;
 use tidegate_engine::sql::Catalog;
 use tidegate_engine::sql::planned::{PlannedSource, Shape};
+use tidegate_engine::sql::window::Windows;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::child::Running;
+use crate::generate::events::LATE_MS;
 use generator::{Committed, Generator, Written};
 use screen::Watch;
 
@@ -89,9 +91,13 @@ fn demo(options: &Options) -> Result<(), String> {
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
     let source = written_to(&catalog, options)?;
     let (name, topic) = (source.source.name.clone(), source.source.options.topic.clone());
-    let windows = catalog.views.iter().filter(|view| matches!(view.shape, Shape::Windowed(_)));
-    let windowed: HashSet<String> = windows.map(|view| view.name.clone()).collect();
-    let shown = catalog.views.iter().find(|view| view.source == name && windowed.contains(&view.name));
+    let mut windowed = catalog.views.iter().filter(|view| matches!(view.shape, Shape::Windowed(_)));
+    let shown = windowed.find(|view| view.source == name);
+    // A late event is older than this; longer windows may still be open.
+    let open_us = |windows: Windows| windows.size_us + source.source.bound_us;
+    let is_lateable = |shape| matches!(shape, Shape::Windowed(windows) if open_us(windows) < LATE_MS * 1_000);
+    let lateable: HashSet<String> =
+        catalog.views.iter().filter(|view| is_lateable(view.shape)).map(|view| view.name.clone()).collect();
     let table = shown.ok_or(format!("no view of {name} has windows"))?.table.clone();
 
     let scratch = Scratch(std::env::temp_dir().join(format!("tidegate-demo-{}", std::process::id())));
@@ -162,7 +168,7 @@ fn demo(options: &Options) -> Result<(), String> {
     }
     api.stop(PATIENCE)?;
     let status = runtime.block_on(store.status()).map_err(told)?;
-    account::account(&status, &windowed, &name, &written)
+    account::account(&status, &lateable, &name, &written)
 }
 
 /// The source of which the demo makes the events.

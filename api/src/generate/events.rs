@@ -3,6 +3,9 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+/// A late event is at least so much older than the newest.
+pub const LATE_MS: i64 = 180_000;
+
 /// What the events are like.
 #[derive(Debug, Clone)]
 pub struct Shape {
@@ -70,7 +73,7 @@ impl Events {
             Fate::Counted
         };
         let behind = match fate {
-            Fate::Late => rng.random_range(180_000..600_000),
+            Fate::Late => rng.random_range(LATE_MS..600_000),
             _ if self.shape.disorder_ms > 0 => rng.random_range(0..=self.shape.disorder_ms),
             _ => 0,
         };

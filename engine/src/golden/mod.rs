@@ -119,18 +119,16 @@ type Made = Runner<Hand, Box<dyn FnMut() -> std::future::Ready<Result<Hand>>>>;
 fn runner(file: &Path, options: &Options) -> Result<Made, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
     // What `skipif` and `onlyif` of a file may name.
-    let label = match (&options.damage, options.variation) {
-        (Some(_), _) => "state-lost",
-        (None, Variation::ExtraCommits(_)) => "extra-commits",
-        (None, Variation::AsWritten) => "as-written",
-        (None, Variation::CrashEachCommit | Variation::CrashEachCheckpoint) => "crashes",
-        (None, Variation::Shaken(_)) => "extra-commits",
-    };
+    let labels = [
+        ("state-lost", options.damage.is_some()),
+        ("extra-commits", options.variation.seed().is_some()),
+        ("crashes", options.variation.crashes()),
+    ];
     let (file, options) = (file.to_path_buf(), options.clone());
     let make: Box<dyn FnMut() -> std::future::Ready<Result<Hand>>> =
         Box::new(move || std::future::ready(Hand::new(file.clone(), text.clone(), options.clone())));
     let mut runner = Runner::new(make);
-    runner.add_label(label);
+    labels.iter().filter(|(_, holds)| *holds).for_each(|(label, _)| runner.add_label(label));
     Ok(runner)
 }
 

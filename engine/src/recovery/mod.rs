@@ -17,7 +17,7 @@ use crate::failpoint;
 use crate::log::Bounds;
 use crate::pipeline::{Partition, Pipeline, Running, Unsaved};
 use crate::sql::source::Startup;
-use crate::store::{Lease, Stored, StoredPartition, ViewStart, Writer};
+use crate::store::{Lease, Start, Stored, StoredPartition, ViewStart, Writer};
 use crate::time::{self, Quiet};
 use crate::view::View;
 
@@ -76,7 +76,7 @@ pub fn recover(pipeline: &Pipeline, lease: &dyn Lease) -> Result<Running> {
         owned: stored.epoch,
         seq: stored.seq,
         emitted_at: pipeline.clock.now(),
-        resets_state: restored.rebuilt,
+        rebuilt: restored.rebuilt,
         unsaved: Unsaved::new(pipeline.clock.now(), restored.replayed),
         writer: Some(writer),
     };
@@ -197,7 +197,9 @@ fn open_views(pipeline: &Pipeline, writer: &mut dyn Writer, stored: &Stored) -> 
     let source = &pipeline.source.source;
     let floor_of_new = time::greatest(stored.partitions.iter().map(|p| p.watermark), source.bound_us);
     // At the first start, too, a view begins where the pipeline does.
-    let starts_of_new: Vec<(i32, i64)> = stored.partitions.iter().map(|p| (p.partition, p.next_offset)).collect();
+    let start_of_new =
+        |p: &StoredPartition| Start { partition: p.partition, offset: p.next_offset, watermark: p.watermark };
+    let starts_of_new: Vec<Start> = stored.partitions.iter().map(start_of_new).collect();
     let mut views = Vec::new();
     for plan in &pipeline.views {
         let known = stored.views.iter().find(|view| view.view == plan.name);

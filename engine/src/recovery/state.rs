@@ -33,8 +33,8 @@ pub struct Restored {
     pub watermarks: Watermarks,
     /// Offsets that were replayed.
     pub replayed: i64,
-    /// Whether a view was rebuilt, and so the state in the database is of no use.
-    pub rebuilt: bool,
+    /// Views that were rebuilt: their state in the database is of no use.
+    pub rebuilt: Vec<String>,
 }
 
 /// Gives the views the state that they had at the last commit.
@@ -50,7 +50,7 @@ pub fn restore(
     let mut starts: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
     for (view, from) in views.iter().zip(&froms) {
         for partition in &stored.partitions {
-            let place = from.place(partition);
+            let place = from.place(view, partition);
             let low = bounds.get(partition.partition as usize).map_or(i64::MAX, |bounds| bounds.low);
             if place.0 < low && place.0 < partition.next_offset {
                 return Err(gone(pipeline, &from.what_for(&view.plan().name), partition.partition, place.0, low));
@@ -70,14 +70,16 @@ pub fn restore(
     for (view, from) in views.iter_mut().zip(&froms) {
         let name = view.plan().name.clone();
         view.replays(Replay {
-            from: stored.partitions.iter().map(|p| (p.partition, from.place(p).0)).collect(),
+            from: stored.partitions.iter().map(|p| (p.partition, from.place(view, p).0)).collect(),
             late: given.iter().filter(|r| r.view == name).map(|r| (r.partition, r.offset)).collect(),
         });
     }
     let future = given.iter().filter(|r| r.view.is_empty()).map(|r| (r.partition, r.offset)).collect();
     let replaying = Replaying { pipeline, stored, starts, future };
     let replayed = replaying.run(decoder, &mut watermarks, views)?;
-    Ok(Restored { watermarks, replayed, rebuilt: froms.iter().any(|from| matches!(from, From::Rebuilt { .. })) })
+    let rebuilt = views.iter().zip(&froms).filter(|(_, from)| matches!(from, From::Rebuilt { .. }));
+    let rebuilt = rebuilt.map(|(view, _)| view.plan().name.clone()).collect();
+    Ok(Restored { watermarks, replayed, rebuilt })
 }
 
 /// Where a view's replay begins.
@@ -91,14 +93,16 @@ enum From {
 }
 
 impl From {
-    /// The offset in a partition, and the watermark there.
-    fn place(&self, partition: &StoredPartition) -> (i64, i64) {
-        match self {
+    /// The offset in a partition, and the watermark there; never before the view itself.
+    fn place(&self, view: &View, partition: &StoredPartition) -> (i64, i64) {
+        let place = match self {
             Self::Committed => (partition.next_offset, partition.watermark),
             Self::Checkpoint => (partition.checkpoint_offset, partition.checkpoint_watermark),
             Self::Rebuilt { shape: Shape::Windowed(_), .. } => (partition.rebuild_from, partition.rebuild_watermark),
             Self::Rebuilt { .. } => (partition.start_offset, time::NONE),
-        }
+        };
+        let start = view.start(partition.partition).map(|start| (start.offset, start.watermark));
+        start.filter(|start| start.0 > place.0).unwrap_or(place)
     }
 
     fn what_for(&self, view: &str) -> String {
@@ -158,11 +162,11 @@ fn load(pipeline: &Pipeline, writer: &mut dyn Writer, stored: &Stored, views: &m
 
 /// A view's pieces if they are whole, else what is wrong.
 fn usable(stored: &Stored, view: &View, pieces: Vec<FoundPiece>) -> Result<Vec<(FoundPiece, RecordBatch)>, String> {
-    if stored.checkpoint_seq > 0 && stored.state_version != STATE_VERSION {
-        return Err(format!("it was written as version {:?}, and this is {STATE_VERSION:?}", stored.state_version));
-    }
     let known = stored.views.iter().find(|known| known.view == view.plan().name);
     let expected = known.map_or(0, |known| known.pieces);
+    if expected > 0 && stored.state_version != STATE_VERSION {
+        return Err(format!("it was written as version {:?}, and this is {STATE_VERSION:?}", stored.state_version));
+    }
     if pieces.len() as i64 != expected {
         return Err(format!("it has {} pieces of state instead of {expected}", pieces.len()));
     }

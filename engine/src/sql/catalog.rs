@@ -46,16 +46,18 @@ impl Catalog {
     /// The same for texts with the names of their files.
     pub fn of_texts(texts: &[(String, String)], variable: impl Fn(&str) -> Option<String>) -> Result<Self, Vec<Error>> {
         let (mut sources, mut views, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        // Sources with a fault: that views miss them is no fault of its own.
+        let mut broken = Vec::new();
         for (file, content) in texts {
-            match text::statements(file, content, &variable) {
-                Err(error) => errors.push(error),
-                Ok(statements) => {
-                    for tokens in statements {
-                        match statement::parse(&tokens) {
-                            Ok(Statement::Source(source)) => sources.push(source),
-                            Ok(Statement::View(view)) => views.push(view),
-                            Err(error) => errors.push(error),
-                        }
+            let (statements, faults) = text::statements(file, content, &variable);
+            errors.extend(faults);
+            for tokens in statements {
+                match statement::parse(&tokens) {
+                    Ok(Statement::Source(source)) => sources.push(source),
+                    Ok(Statement::View(view)) => views.push(view),
+                    Err(error) => {
+                        errors.push(error);
+                        broken.extend(statement::source_name(&tokens));
                     }
                 }
             }
@@ -64,16 +66,24 @@ impl Catalog {
         let session = session();
         let mut planned_sources = Vec::new();
         for source in sources {
+            let name = source.name.clone();
             match plan_source(&session, source) {
                 Ok(source) => planned_sources.push(source),
-                Err(error) => errors.push(error),
+                Err(error) => {
+                    errors.push(error);
+                    broken.push(name);
+                }
             }
         }
         let mut planned_views = Vec::new();
         for view in &views {
             match split::plan(&session, &planned_sources, view) {
                 Ok(view) => planned_views.push(view),
-                Err(faults) => errors.extend(faults),
+                Err(faults) => {
+                    let is_own =
+                        |fault: &Error| !broken.iter().any(|n| fault.message.ends_with(&explain::no_source(n)));
+                    errors.extend(faults.into_iter().filter(is_own));
+                }
             }
         }
         if !errors.is_empty() {
@@ -182,7 +192,8 @@ fn plan_source(session: &SessionContext, source: Source) -> Result<PlannedSource
                 explain::explain(error, &source.file, column.line, column.column, &format!("column {}", column.name))
             })?;
         fields[index] = Field::new(&column.name, data_type, column.nullable);
-        expressions.push((index, state.create_physical_expr(expr, &base)?));
+        let expr = state.create_physical_expr(expr, &base)?;
+        expressions.push((index, split::never_wrapping(&expr, base.as_arrow())?));
     }
     fields.push(Field::new(HIDDEN[0], DataType::Int32, false));
     fields.push(Field::new(HIDDEN[1], DataType::Int64, false));

@@ -79,6 +79,11 @@ pub fn explain(error: DataFusionError, file: &str, line: u64, column: u64, what:
             }
             other => Error::query("TG-SQL-VIEW", format!("{what}: {other}")),
         },
+        DataFusionError::Plan(message) if missing_table(message).is_some() => {
+            let name = missing_table(message).unwrap_or_default();
+            Error::query("TG-SQL-VIEW", format!("{what}: {}", no_source(name)))
+                .hint("declare it with CREATE SOURCE, or correct its name")
+        }
         DataFusionError::Plan(message) => match message.split_once("; ") {
             Some((fact, way_out)) => Error::query("TG-SQL-VIEW", format!("{what}: {fact}")).hint(way_out),
             None => Error::query("TG-SQL-VIEW", format!("{what}: {message}")),
@@ -86,6 +91,16 @@ pub fn explain(error: DataFusionError, file: &str, line: u64, column: u64, what:
         other => Error::query("TG-SQL-VIEW", format!("{what}: {}", other.strip_backtrace())),
     };
     told.at(file, line, column)
+}
+
+/// The table that the planner misses.
+fn missing_table(message: &str) -> Option<&str> {
+    message.strip_prefix("table '")?.strip_suffix("' not found")?.rsplit('.').next()
+}
+
+/// What is said of a source that is not there.
+pub fn no_source(name: &str) -> String {
+    format!("there is no source {name}")
 }
 
 /// A length of time for a person.

@@ -26,4 +26,4 @@ pub use catalog::{Catalog, read_files};
 pub use planned::{PlannedSource, PlannedView};
 pub use split::ROW;
 pub use statement::parse_interval_us as duration_us;
-pub use text::{StatementText, statements_of};
+pub use text::{StatementText, declarations};

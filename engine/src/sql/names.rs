@@ -85,26 +85,32 @@ fn mend(query: &mut Query, error: &DataFusionError, at: Location) -> bool {
     let Some(meant) = nearest(&field.name, valid_fields.iter().map(|column| column.name.as_str())) else {
         return false;
     };
-    VisitMut::visit(query, &mut Mending { at, meant }).is_break()
+    let mut mending = Mending { at, written: field.name.clone(), meant, mended: false };
+    let _: ControlFlow<()> = VisitMut::visit(query, &mut mending);
+    mending.mended
 }
 
+/// Writes another name at a place; a window's column stands there several times.
 struct Mending {
     at: Location,
+    written: String,
     meant: String,
+    mended: bool,
 }
 
 impl VisitorMut for Mending {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        match column(expr) {
-            Some((first, ident)) if first == self.at || ident.span.start == self.at => {
-                ident.value.clone_from(&self.meant);
-                ident.quote_style = Some('"');
-                ControlFlow::Break(())
-            }
-            _ => ControlFlow::Continue(()),
+        if let Some((first, ident)) = column(expr)
+            && (first == self.at || ident.span.start == self.at)
+            && normal(ident) == self.written
+        {
+            ident.value.clone_from(&self.meant);
+            ident.quote_style = Some('"');
+            self.mended = true;
         }
+        ControlFlow::Continue(())
     }
 }
 

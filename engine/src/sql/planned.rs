@@ -53,11 +53,16 @@ pub struct PlannedView {
 }
 
 impl PlannedView {
-    /// Whether an aggregate is an estimate, which depends on where epochs end.
-    pub fn estimates(&self) -> bool {
-        let is_estimate =
-            |a: &Aggregate| matches!(a, Aggregate::Function(f) if f.function.fun().name().starts_with("approx_"));
-        self.aggregates.iter().any(is_estimate)
+    /// Whether its answers are equal bit for bit wherever epochs end: neither estimates nor sums of floats are.
+    pub fn repeats(&self) -> bool {
+        self.aggregates.iter().all(|aggregate| match aggregate {
+            Aggregate::Distinct(_) => true,
+            Aggregate::Function(function) => {
+                let name = function.function.fun().name();
+                let is_float = function.function.field().data_type().is_floating();
+                matches!(name, "min" | "max") || !(is_float || name.starts_with("approx_"))
+            }
+        })
     }
 
     /// The column of the table that a key is.

@@ -19,14 +19,15 @@ use datafusion::datasource::provider_as_source;
 use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{
-    Aggregate as LogicalAggregate, Expr, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, col, lit,
+    Aggregate as LogicalAggregate, Expr, LogicalPlan, LogicalPlanBuilder, Operator, SubqueryAlias, col, lit,
 };
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
-use datafusion::physical_expr::expressions::BinaryExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr, Literal, NegativeExpr};
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::prelude::SessionContext;
+use datafusion::scalar::ScalarValue;
 use futures::executor::block_on;
 
 use super::aggregates::{Lowered, lower};
@@ -272,12 +273,14 @@ pub(super) fn physical(
     let plan = block_on(state.create_physical_plan(logical))?;
     let plan = plan.transform_up(|node| {
         if let Some(project) = node.downcast_ref::<ProjectionExec>() {
-            let exprs = project.expr().iter().map(|p| Ok((never_wrapping(&p.expr)?, p.alias.clone())));
+            let input = project.input().schema();
+            let exprs = project.expr().iter().map(|p| Ok((never_wrapping(&p.expr, &input)?, p.alias.clone())));
             let exprs = exprs.collect::<datafusion::error::Result<Vec<_>>>()?;
             return Ok(Transformed::yes(Arc::new(ProjectionExec::try_new(exprs, project.input().clone())?) as _));
         }
         if let Some(filter) = node.downcast_ref::<FilterExec>() {
-            let filter = FilterExecBuilder::from(filter).with_predicate(never_wrapping(filter.predicate())?).build()?;
+            let predicate = never_wrapping(filter.predicate(), &filter.input().schema())?;
+            let filter = FilterExecBuilder::from(filter).with_predicate(predicate).build()?;
             return Ok(Transformed::yes(Arc::new(filter) as _));
         }
         Ok(Transformed::no(node))
@@ -285,11 +288,26 @@ pub(super) fn physical(
     Ok(Plan::new(plan.data, slot, state.task_ctx()))
 }
 
-/// The expression with sums, differences and products that fail where they would wrap around.
-fn never_wrapping(expr: &Arc<dyn PhysicalExpr>) -> datafusion::error::Result<Arc<dyn PhysicalExpr>> {
-    let strict = expr.clone().transform_up(|e| match e.downcast_ref::<BinaryExpr>() {
-        Some(binary) => Ok(Transformed::yes(Arc::new(binary.clone().with_fail_on_overflow(true)) as _)),
-        None => Ok(Transformed::no(e)),
+/// The expression with sums, differences, products and negations that fail where they would wrap around.
+pub(super) fn never_wrapping(
+    expr: &Arc<dyn PhysicalExpr>,
+    input: &Schema,
+) -> datafusion::error::Result<Arc<dyn PhysicalExpr>> {
+    let checked = |left: Arc<dyn PhysicalExpr>, op: Operator, right: Arc<dyn PhysicalExpr>| {
+        Transformed::yes(Arc::new(BinaryExpr::new(left, op, right).with_fail_on_overflow(true)) as Arc<dyn PhysicalExpr>)
+    };
+    let strict = expr.clone().transform_up(|e| {
+        if let Some(binary) = e.downcast_ref::<BinaryExpr>() {
+            return Ok(checked(binary.left().clone(), *binary.op(), binary.right().clone()));
+        }
+        if let Some(negative) = e.downcast_ref::<NegativeExpr>()
+            && let data_type = negative.arg().data_type(input)?
+            && data_type.is_signed_integer()
+        {
+            let zero: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(ScalarValue::new_zero(&data_type)?));
+            return Ok(checked(zero, Operator::Minus, negative.arg().clone()));
+        }
+        Ok(Transformed::no(e))
     })?;
     Ok(strict.data)
 }

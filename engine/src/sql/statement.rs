@@ -50,6 +50,13 @@ pub fn parse(tokens: &Tokens) -> Result<Statement> {
     Err(cursor.error("TG-SQL-STATEMENT", "only CREATE SOURCE and CREATE MATERIALIZED VIEW are supported"))
 }
 
+/// The name of the source that a statement is to declare, as far as it can be read.
+pub fn source_name(tokens: &Tokens) -> Option<String> {
+    let mut cursor = Cursor { tokens, index: 0 };
+    let declares = cursor.words(&["create", "source"]) || cursor.words(&["create", "table"]);
+    declares.then(|| cursor.name().ok()).flatten()
+}
+
 /// A position in a statement's tokens.
 #[derive(Debug)]
 pub struct Cursor<'a> {
@@ -236,6 +243,8 @@ impl Cursor<'_> {
     pub fn normal(&self, from: usize, until: usize) -> String {
         let words = self.tokens.tokens[from..until].iter().map(|token| match &token.token {
             Token::Word(word) if word.quote_style.is_none() => word.value.to_lowercase(),
+            Token::Word(word) => format!("\"{}\"", word.value.replace('"', "\"\"")),
+            Token::SingleQuotedString(text) => format!("'{}'", text.replace('\'', "''")),
             other => other.to_string(),
         });
         words.collect::<Vec<_>>().join(" ")

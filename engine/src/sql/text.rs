@@ -5,7 +5,7 @@
 
 use sqlparser::dialect::GenericDialect;
 use sqlparser::keywords::Keyword;
-use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
+use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Word};
 
 use crate::error::{Error, Result};
 
@@ -38,13 +38,17 @@ impl Tokens {
     }
 }
 
-/// Cuts a file into statements. `variable` answers for `${NAME}`.
-pub fn statements(file: &str, text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Vec<Tokens>> {
-    let (text, edits) = substitute(file, text, variable)?;
-    let mut tokens = Tokenizer::new(&DIALECT, &text).tokenize_with_location().map_err(|error| {
+/// Cuts a file into statements; and its faults. `variable` answers for `${NAME}`.
+pub fn statements(file: &str, text: &str, variable: impl Fn(&str) -> Option<String>) -> (Vec<Tokens>, Vec<Error>) {
+    let (text, edits, mut faults) = substitute(file, text, variable);
+    let mut tokens = Vec::new();
+    if let Err(error) = Tokenizer::new(&DIALECT, &text).tokenize_with_location_into_buf(&mut tokens) {
         let (line, column) = edits.original(error.location.line, error.location.column);
-        Error::query("TG-SQL-SYNTAX", error.message).at(file, line, column)
-    })?;
+        faults.push(Error::query("TG-SQL-SYNTAX", error.message).at(file, line, column));
+        // What was begun there is not read.
+        let whole = tokens.iter().rposition(|token| token.token == Token::SemiColon).map_or(0, |end| end + 1);
+        tokens.truncate(whole);
+    }
     for token in &mut tokens {
         for location in [&mut token.span.start, &mut token.span.end] {
             (location.line, location.column) = edits.original(location.line, location.column);
@@ -60,17 +64,16 @@ pub fn statements(file: &str, text: &str, variable: impl Fn(&str) -> Option<Stri
         }
     }
     found.push(current);
-    Ok(found
-        .into_iter()
-        .filter(|tokens| !tokens.is_empty())
-        .map(|tokens| Tokens { file: file.to_string(), tokens: drop_table_keyword(tokens) })
-        .collect())
+    let whole = found.into_iter().filter(|tokens: &Vec<_>| !tokens.is_empty());
+    let statements =
+        whole.map(|tokens| Tokens { file: file.to_string(), tokens: drop_table_keyword(tokens) }).collect();
+    (statements, faults)
 }
 
 /// A statement as it stands in a text.
 #[derive(Debug, Clone)]
 pub struct StatementText {
-    /// The name that it declares; of one that declares nothing, its own text.
+    /// The name that it declares; without one, its own text.
     pub name: String,
     /// It, without the `;`.
     pub text: String,
@@ -80,36 +83,56 @@ pub struct StatementText {
     pub column: u64,
 }
 
-/// The statements of a text, uninterpreted.
-pub fn statements_of(file: &str, text: &str) -> Result<Vec<StatementText>> {
-    let tokens = Tokenizer::new(&DIALECT, text).tokenize_with_location().map_err(|error| {
-        Error::query("TG-SQL-SYNTAX", error.message).at(file, error.location.line, error.location.column)
-    })?;
-    let mut found = Vec::new();
-    for tokens in tokens.split(|token| token.token == Token::SemiColon) {
-        let is_blank = |token: &&TokenWithSpan| matches!(token.token, Token::Whitespace(_) | Token::EOF);
-        let Some(first) = tokens.iter().find(|token| !is_blank(token)) else { continue };
-        let text: String = tokens.iter().skip_while(is_blank).map(|token| token.token.to_string()).collect();
-        let text = text.trim_end().to_string();
-        let declares = |word: &Word| {
-            word.quote_style.is_some()
-                || !["create", "source", "table", "materialized", "view"].contains(&word.value.to_lowercase().as_str())
-        };
-        let name = tokens.iter().find_map(|token| match &token.token {
-            Token::Word(word) if declares(word) => {
-                Some(if word.quote_style.is_some() { word.value.clone() } else { word.value.to_lowercase() })
-            }
+/// The declarations at the head of a text, uninterpreted, and what follows them.
+pub fn declarations<'a>(file: &str, text: &'a str) -> Result<(Vec<StatementText>, &'a str)> {
+    let mut tokens = Vec::new();
+    // What follows the declarations need not be SQL.
+    let broken = Tokenizer::new(&DIALECT, text).tokenize_with_location_into_buf(&mut tokens).err();
+    let offset = |location: Location| {
+        let line: usize = text.split_inclusive('\n').take(location.line as usize - 1).map(str::len).sum();
+        text[line..].char_indices().nth(location.column as usize - 1).map_or(text.len(), |(at, _)| line + at)
+    };
+    let is_blank = |token: &&TokenWithSpan| matches!(token.token, Token::Whitespace(_) | Token::EOF);
+    let (mut found, mut rest) = (Vec::new(), tokens.as_slice());
+    while let Some(first) = rest.iter().find(|token| !is_blank(token)) {
+        let start = first.span.start;
+        if !matches!(&first.token, Token::Word(word) if word.keyword == Keyword::CREATE) {
+            return Ok((found, &text[offset(start)..]));
+        }
+        let end = rest.iter().position(|token| token.token == Token::SemiColon);
+        if let (None, Some(error)) = (end, &broken) {
+            return Err(Error::query("TG-SQL-SYNTAX", &error.message).at(
+                file,
+                error.location.line,
+                error.location.column,
+            ));
+        }
+        let (own, after) = rest.split_at(end.unwrap_or(rest.len()));
+        let until = after.first().map_or(text.len(), |semicolon| offset(semicolon.span.start));
+        let statement = text[offset(start)..until].trim_end();
+        let name = own.iter().find_map(|token| match &token.token {
+            Token::Word(word) => declared(word),
             _ => None,
         });
-        let start = first.span.start;
         found.push(StatementText {
-            name: name.unwrap_or_else(|| text.clone()),
-            text,
+            name: name.unwrap_or_else(|| statement.to_string()),
+            text: statement.to_string(),
             line: start.line,
             column: start.column,
         });
+        rest = after.get(1..).unwrap_or_default();
     }
-    Ok(found)
+    Ok((found, ""))
+}
+
+/// A word as the name that a statement declares, unless it says what is declared.
+fn declared(word: &Word) -> Option<String> {
+    let folded = word.value.to_lowercase();
+    match word.quote_style {
+        Some(_) => Some(word.value.clone()),
+        None if ["create", "source", "table", "materialized", "view"].contains(&folded.as_str()) => None,
+        None => Some(folded),
+    }
 }
 
 /// `TUMBLE(TABLE t, …)` names its table as SQL:2016 does; the parser knows only `TUMBLE(t, …)`.
@@ -146,10 +169,11 @@ impl Edits {
     }
 }
 
-/// Replaces `${NAME}` and `${NAME:-default}`. A value may not hold a line break: it would move every later place.
-fn substitute(file: &str, text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<(String, Edits)> {
+/// Replaces `${NAME}` and `${NAME:-default}`. A value may not hold a line break: it would move every later place. A
+/// variable with a fault is replaced by nothing.
+fn substitute(file: &str, text: &str, variable: impl Fn(&str) -> Option<String>) -> (String, Edits, Vec<Error>) {
     let mut out = String::with_capacity(text.len());
-    let mut edits = Edits::default();
+    let (mut edits, mut faults) = (Edits::default(), Vec::new());
     for (index, line) in text.split('\n').enumerate() {
         let number = index as u64 + 1;
         if index > 0 {
@@ -157,21 +181,28 @@ fn substitute(file: &str, text: &str, variable: impl Fn(&str) -> Option<String>)
         }
         let (mut rest, mut column, mut shift) = (line, 1u64, 0i64);
         while let Some(start) = rest.find("${") {
-            let place = |offset: usize| column.saturating_add_signed(shift) + rest[..offset].chars().count() as u64;
+            let place = column.saturating_add_signed(shift) + rest[..start].chars().count() as u64;
+            let mut fault = |error: Error| faults.push(error.at(file, number, place));
             let Some(end) = rest[start..].find('}').map(|end| start + end) else {
-                return Err(Error::query("TG-SQL-VARIABLE", "${ without a closing }").at(file, number, place(start)));
+                fault(Error::query("TG-SQL-VARIABLE", "${ without a closing }"));
+                break;
             };
             let inner = &rest[start + 2..end];
             let (name, default) = inner.split_once(":-").map_or((inner, None), |(name, text)| (name, Some(text)));
-            let value = variable(name).or_else(|| default.map(str::to_string)).ok_or_else(|| {
-                Error::query("TG-SQL-VARIABLE", format!("variable {name} is not set"))
-                    .hint(format!("set it in the environment, or write ${{{name}:-default}}"))
-                    .at(file, number, place(start))
-            })?;
-            if value.contains('\n') {
-                return Err(Error::query("TG-SQL-VARIABLE", format!("the value of variable {name} has a line break"))
-                    .at(file, number, place(start)));
-            }
+            let value = match variable(name).or_else(|| default.map(str::to_string)) {
+                None => {
+                    fault(
+                        Error::query("TG-SQL-VARIABLE", format!("variable {name} is not set"))
+                            .hint(format!("set it in the environment, or write ${{{name}:-default}}")),
+                    );
+                    String::new()
+                }
+                Some(value) if value.contains('\n') => {
+                    fault(Error::query("TG-SQL-VARIABLE", format!("the value of variable {name} has a line break")));
+                    String::new()
+                }
+                Some(value) => value,
+            };
             out.push_str(&rest[..start]);
             out.push_str(&value);
             column += (rest[..start].chars().count() + value.chars().count()) as u64;
@@ -181,38 +212,51 @@ fn substitute(file: &str, text: &str, variable: impl Fn(&str) -> Option<String>)
         }
         out.push_str(rest);
     }
-    Ok((out, edits))
+    (out, edits, faults)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cut(text: &str) -> Result<Vec<Tokens>> {
+    fn cut(text: &str) -> (Vec<Tokens>, Vec<Error>) {
         statements("q.sql", text, |name| (name == "TOPIC").then(|| "stream.events.of.all".to_string()))
     }
 
     #[test]
-    fn statements_end_at_semicolons_outside_of_strings() -> Result<()> {
-        let found = cut("select ';' ; -- a; comment\n select 2;\n;")?;
-        assert_eq!(found.len(), 2);
-        Ok(())
+    fn statements_end_at_semicolons_outside_of_strings() {
+        let (found, faults) = cut("select ';' ; -- a; comment\n select 2;\n;");
+        assert_eq!((found.len(), faults.len()), (2, 0));
     }
 
     #[test]
-    fn places_are_those_of_the_users_text_behind_a_variable() -> Result<()> {
-        let found = cut("a '${TOPIC}' b ${X:-1} c")?;
+    fn places_are_those_of_the_users_text_behind_a_variable() {
+        let (found, _) = cut("a '${TOPIC}' b ${X:-1} c");
         let columns: Vec<u64> = found[0].tokens.iter().map(|t| t.span.start.column).collect();
         assert_eq!(columns, [1, 3, 14, 16, 24]);
-        Ok(())
     }
 
     #[test]
-    fn an_unset_variable_is_named_with_its_place() {
-        let error = cut("select\n  ${NOPE}").expect_err("must fail");
-        assert_eq!(
-            error.to_string(),
-            "q.sql:2:3: TG-SQL-VARIABLE: variable NOPE is not set (set it in the environment, or write ${NOPE:-default})"
-        );
+    fn each_unset_variable_is_named_with_its_place_and_what_cannot_be_read_hides_nothing_before_it() {
+        let (found, faults) = cut("select\n  ${NOPE};\nselect ${MORE};\nselect 'open");
+        let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        let unset = |place: &str, name: &str| {
+            format!(
+                "q.sql:{place}: TG-SQL-VARIABLE: variable {name} is not set (set it in the environment, or write ${{{name}:-default}})"
+            )
+        };
+        assert_eq!(told[..2], [unset("2:3", "NOPE"), unset("3:8", "MORE")]);
+        assert!(told[2].starts_with("q.sql:4:8: TG-SQL-SYNTAX: Unterminated string"), "{told:?}");
+        assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn declarations_end_where_something_else_begins() -> Result<()> {
+        let text = "-- one\nCREATE VIEW \"A\" AS 'it''s; so';\n  create source b (x);\nfeed b {\"k\":\"a;b\"} it's";
+        let (found, rest) = declarations("q.slt", text)?;
+        let told: Vec<_> = found.iter().map(|s| (s.name.as_str(), s.text.as_str(), s.line, s.column)).collect();
+        assert_eq!(told, [("A", "CREATE VIEW \"A\" AS 'it''s; so'", 2, 1), ("b", "create source b (x)", 3, 3)]);
+        assert_eq!(rest, "feed b {\"k\":\"a;b\"} it's");
+        Ok(())
     }
 }

@@ -394,9 +394,7 @@ impl Pipeline {
         }
         if let Some(pieces) = &commit.checkpoint {
             (self.checkpoint_seq, self.state_version) = (commit.seq, STATE_VERSION.to_string());
-            if commit.resets_state {
-                self.state.clear();
-            }
+            self.state.retain(|(view, ..), _| !commit.rebuilt.contains(view));
             for piece in pieces {
                 let key = |seq| (piece.view.clone(), piece.part, piece.window_start, seq);
                 for replaced in &piece.replaces {

@@ -19,6 +19,7 @@ use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, TimeUnit};
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::batch::OffsetRange;
@@ -109,8 +110,19 @@ pub struct ViewStart<'a> {
     pub fingerprint: &'a str,
     /// The greatest event time read before it.
     pub floor: i64,
-    /// The first offset that it takes in of each partition.
-    pub starts: &'a [(i32, i64)],
+    /// Where it begins in each partition.
+    pub starts: &'a [Start],
+}
+
+/// Where a view begins in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset that the view takes in.
+    pub offset: i64,
+    /// The watermark before it.
+    pub watermark: i64,
 }
 
 /// Rows that may go: those whose time in this column is at or before `until`.
@@ -219,8 +231,8 @@ pub struct Commit {
     pub dead_letters: Vec<DeadLetter>,
     /// The state that changed, if this commit carries a checkpoint.
     pub checkpoint: Option<Vec<StatePiece>>,
-    /// Whether the state in the database is of no use, and the checkpoint replaces all of it.
-    pub resets_state: bool,
+    /// Views whose state in the database is of no use: the checkpoint replaces all of it.
+    pub rebuilt: Vec<String>,
 }
 
 /// One partition's part of a commit.
@@ -281,8 +293,8 @@ pub struct StoredView {
     pub fingerprint: String,
     /// Windows that start at or before this had begun before the view was added.
     pub floor: i64,
-    /// The first offset that it takes in of each partition; the pipeline's own start where none is named.
-    pub starts: Vec<(i32, i64)>,
+    /// Where it begins in each partition; at the pipeline's own start where none is named.
+    pub starts: Vec<Start>,
     /// How many pieces of its state there must be.
     pub pieces: i64,
     /// The last commit before an engine ran without it.

@@ -33,6 +33,7 @@ use crate::batch::Reject;
 use crate::error::{Error, Result};
 use crate::sql::planned::{Group, PlannedView, Shape};
 use crate::sql::window::{Kind, Span, Windows};
+use crate::store::Start;
 use crate::time;
 use crate::time::clock::rfc3339;
 use groups::{Groups, inputs};
@@ -160,8 +161,8 @@ pub struct View {
     above_schema: SchemaRef,
     /// Windows that start at or before this had begun before the view was added: their rows count as filtered.
     floor: i64,
-    /// The first offset of each partition that the view takes in.
-    starts: BTreeMap<i32, i64>,
+    /// Where the view begins in each partition.
+    starts: BTreeMap<i32, Start>,
     /// During a replay.
     replay: Replay,
 }
@@ -169,7 +170,7 @@ pub struct View {
 /// What a view must know to take in again what it took in once, and nothing else.
 #[derive(Debug, Default)]
 pub struct Replay {
-    /// The first offset of each partition that its state does not hold.
+    /// The first offset of each partition that its state does not hold, and that came after the view.
     pub from: BTreeMap<i32, i64>,
     /// Records that were late after an idle time, which only the frontier of that moment explains.
     pub late: HashSet<(i32, i64)>,
@@ -178,7 +179,7 @@ pub struct Replay {
 impl View {
     /// A view without any state; `floor` is the greatest event time that was read before it was added, and `starts`
     /// the offsets at which it was.
-    pub fn new(plan: Arc<PlannedView>, floor: i64, starts: &[(i32, i64)]) -> Result<Self> {
+    pub fn new(plan: Arc<PlannedView>, floor: i64, starts: &[Start]) -> Result<Self> {
         let below = plan.below.schema();
         let keys: Vec<Field> = plan.inputs.keys.iter().map(|index| below.field(*index).clone()).collect();
         let layout = Arc::new(Layout::new(keys, &plan.aggregates, &below)?);
@@ -204,15 +205,14 @@ impl View {
             counts: Counts::default(),
             above_schema: Arc::new(Schema::new(fields)),
             floor,
-            starts: starts.iter().copied().collect(),
+            starts: starts.iter().map(|start| (start.partition, *start)).collect(),
             replay: Replay::default(),
         })
     }
 
-    /// The same view without any state.
-    pub fn emptied(&self) -> Result<Self> {
-        let starts: Vec<(i32, i64)> = self.starts.iter().map(|(partition, start)| (*partition, *start)).collect();
-        Self::new(self.plan.clone(), self.floor, &starts)
+    /// Where it begins in a partition, if not with the pipeline.
+    pub fn start(&self, partition: i32) -> Option<Start> {
+        self.starts.get(&partition).copied()
     }
 
     /// Its plan.
@@ -258,11 +258,10 @@ impl View {
         self.counts.filtered += (decoded - left) as i64 - (self.counts.failed - failed_before);
         for batch in passed {
             let batch = if replays { self.as_it_was(batch)? } else { batch };
-            let batch = self.judge(rows, batch, &mut rejects)?;
             if batch.num_rows() > 0 {
                 match self.windows() {
                     Some(windows) => self.accept(rows, batch, windows, frontier, &mut rejects)?,
-                    None => self.take_in(batch)?,
+                    None => self.take_in(rows, batch, &mut rejects)?,
                 }
             }
         }
@@ -274,8 +273,7 @@ impl View {
     fn as_it_was(&self, batch: RecordBatch) -> Result<RecordBatch> {
         let partitions = batch.column(self.plan.inputs.partition).as_primitive::<Int32Type>().values();
         let offsets = batch.column(self.plan.inputs.offset).as_primitive::<Int64Type>().values();
-        let of = |offsets: &BTreeMap<i32, i64>, partition| offsets.get(&partition).copied().unwrap_or(i64::MIN);
-        let start = |partition: i32| of(&self.starts, partition).max(of(&self.replay.from, partition));
+        let start = |partition: i32| self.replay.from.get(&partition).copied().unwrap_or(i64::MIN);
         let keep = |p: i32, offset: i64| offset >= start(p) && !self.replay.late.contains(&(p, offset));
         let keep: BooleanArray = partitions.iter().zip(offsets).map(|(p, offset)| Some(keep(*p, *offset))).collect();
         Ok(filter_record_batch(&batch, &keep)?)
@@ -305,8 +303,21 @@ impl View {
         Ok(())
     }
 
+    /// Takes out rows that have no window, since their time cannot be told in its function's type.
+    fn without_window(
+        &mut self,
+        source: &RecordBatch,
+        batch: RecordBatch,
+        rejects: &mut Option<&mut Vec<Reject>>,
+    ) -> Result<RecordBatch> {
+        let window = batch.column(self.plan.inputs.window);
+        let told = || ("query-error", "the window of its event time cannot be computed".to_string());
+        let wrong = (0..batch.num_rows()).filter(|row| window.is_null(*row)).map(|row| (row, told())).collect();
+        self.take_out(source, batch, wrong, rejects)
+    }
+
     /// Takes out rows that no group can hold.
-    fn judge(
+    fn without_group(
         &mut self,
         source: &RecordBatch,
         batch: RecordBatch,
@@ -314,16 +325,23 @@ impl View {
     ) -> Result<RecordBatch> {
         let plan = self.plan.clone();
         let mut wrong: BTreeMap<usize, (&'static str, String)> = BTreeMap::new();
-        let window = batch.column(plan.inputs.window);
-        for row in (0..batch.num_rows()).filter(|row| window.is_null(*row)) {
-            wrong.insert(row, ("query-error", "the window of its event time cannot be computed".to_string()));
-        }
         for (key, column) in plan.inputs.keys.iter().enumerate() {
             for row in longer_than(batch.column(*column), KEY_BYTES_MAX) {
                 let detail = format!("{} has more than {KEY_BYTES_MAX} bytes, and is a key", plan.key_name(key));
                 wrong.entry(row).or_insert(("key-too-long", detail));
             }
         }
+        self.take_out(source, batch, wrong, rejects)
+    }
+
+    /// Takes out these rows, with the reason of each.
+    fn take_out(
+        &mut self,
+        source: &RecordBatch,
+        batch: RecordBatch,
+        wrong: BTreeMap<usize, (&'static str, String)>,
+        rejects: &mut Option<&mut Vec<Reject>>,
+    ) -> Result<RecordBatch> {
         if wrong.is_empty() {
             return Ok(batch);
         }
@@ -348,6 +366,7 @@ impl View {
     ) -> Result<()> {
         let size = windows.pane_us();
         let inputs = self.plan.inputs.clone();
+        let batch = self.without_window(source, batch, rejects)?;
         let batch = self.in_windows(batch, windows)?;
         // A replay's frontier is that of its end. Where a pane is a window, what lies below it is over; where open windows
         // need panes below it, only what the rows themselves say counts, and what is given.
@@ -369,6 +388,7 @@ impl View {
         } else {
             batch
         };
+        let batch = self.without_group(source, batch, rejects)?;
         if batch.num_rows() == 0 {
             return Ok(());
         }
@@ -389,7 +409,16 @@ impl View {
     }
 
     /// Rows of views without windows.
-    fn take_in(&mut self, batch: RecordBatch) -> Result<()> {
+    fn take_in(
+        &mut self,
+        source: &RecordBatch,
+        batch: RecordBatch,
+        rejects: &mut Option<&mut Vec<Reject>>,
+    ) -> Result<()> {
+        let batch = self.without_group(source, batch, rejects)?;
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
         self.counts.accepted += batch.num_rows() as i64;
         if self.plan.shape == Shape::Stateless {
             self.passed.push(batch);

@@ -12,7 +12,8 @@ use crate::sink::quoted;
 use crate::sql::planned::Table;
 use crate::store::pieces::unpack;
 use crate::store::{
-    FoundPiece, GIVEN_REASONS, GivenReject, Stored, StoredPartition, StoredView, ViewStart, holder, over, same_topic,
+    FoundPiece, GIVEN_REASONS, GivenReject, Start, Stored, StoredPartition, StoredView, ViewStart, holder, over,
+    same_topic,
 };
 use crate::time::NONE;
 
@@ -61,7 +62,7 @@ impl Session {
         let views = self
             .all(
                 &format!(
-                    "SELECT view, fingerprint, {}, state_pieces, starts, absent_since FROM tidegate.view_progress WHERE pipeline = $1",
+                    "SELECT view, fingerprint, {}, state_pieces, starts, absent_since, start_marks FROM tidegate.view_progress WHERE pipeline = $1",
                     us("floor")
                 ),
                 &[&pipeline],
@@ -99,7 +100,10 @@ impl Session {
                     fingerprint: row.get(1),
                     floor: row.get(2),
                     pieces: row.get(3),
-                    starts: (0..).zip(row.get::<_, Vec<i64>>(4)).collect(),
+                    starts: (0..)
+                        .zip(row.get::<_, Vec<i64>>(4).into_iter().zip(row.get::<_, Vec<i64>>(6)))
+                        .map(|(partition, (offset, watermark))| Start { partition, offset, watermark })
+                        .collect(),
                     absent_since: row.get(5),
                 })
                 .collect(),
@@ -131,21 +135,20 @@ impl Session {
 
     /// Notes a view that is new.
     pub async fn begin_view(&self, pipeline: &str, epoch: i64, start: &ViewStart<'_>) -> Result<()> {
-        let mut starts: Vec<i64> = Vec::new();
-        for (partition, offset) in start.starts {
-            let index = usize::try_from(*partition).unwrap_or_default();
-            starts.resize(starts.len().max(index + 1), 0);
-            starts[index] = *offset;
-        }
+        // By partition; one without a start begins with the pipeline.
+        let count = start.starts.iter().map(|start| start.partition + 1).max().unwrap_or_default();
+        let of = |partition| start.starts.iter().find(|start| start.partition == partition);
+        let starts: Vec<i64> = (0..count).map(|p| of(p).map_or(0, |start| start.offset)).collect();
+        let marks: Vec<i64> = (0..count).map(|p| of(p).map_or(NONE, |start| start.watermark)).collect();
         let made = self
             .run(
                 &format!(
                     "WITH owner AS (SELECT 1 FROM tidegate.pipelines WHERE pipeline = $2 AND epoch = $6 FOR UPDATE) \
-                     INSERT INTO tidegate.view_progress (view, pipeline, fingerprint, floor, starts) \
-                     SELECT $1::text, $2::text, $3::text, {}, $5::bigint[] FROM owner",
+                     INSERT INTO tidegate.view_progress (view, pipeline, fingerprint, floor, starts, start_marks) \
+                     SELECT $1::text, $2::text, $3::text, {}, $5::bigint[], $7::bigint[] FROM owner",
                     time("$4")
                 ),
-                &[&start.view, &pipeline, &start.fingerprint, &start.floor, &starts, &epoch],
+                &[&start.view, &pipeline, &start.fingerprint, &start.floor, &starts, &epoch, &marks],
             )
             .await?;
         if made == 1 { Ok(()) } else { Err(over(pipeline, epoch)) }
@@ -218,9 +221,9 @@ impl Session {
             .one(
                 "SELECT count(*) FROM pg_index i WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indimmediate \
                  AND i.indpred IS NULL AND i.indexprs IS NULL AND (i.indnullsnotdistinct OR NOT $3) AND \
-                 (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k(n) \
+                 (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k(n) \
                  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n) \
-                 = (SELECT array_agg(k ORDER BY k) FROM unnest($2::text[]) AS k)",
+                 = (SELECT array_agg(k ORDER BY k COLLATE \"C\") FROM unnest($2::text[]) AS k)",
                 &[&sql.name, &key, &nullable],
             )
             .await?;

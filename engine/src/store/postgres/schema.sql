@@ -51,7 +51,8 @@ CREATE TABLE IF NOT EXISTS tidegate.view_progress (
     state_pieces bigint NOT NULL DEFAULT 0,           -- rows of tidegate.state that there must be
     floor        timestamptz,                         -- windows that start at or before it began before the view was added
     absent_since bigint,                              -- the last commit before an engine ran without the view
-    starts       bigint[] NOT NULL DEFAULT '{}'       -- by partition: the first offset that the view takes in
+    starts       bigint[] NOT NULL DEFAULT '{}',      -- by partition: the first offset that the view takes in
+    start_marks  bigint[] NOT NULL DEFAULT '{}'       -- and the watermark before it, in microseconds since 1970-01-01 UTC
 ) WITH (fillfactor = 50);
 
 -- Every rejected and every late record, and every row that the database refused. view is '' for rejects of a whole source.

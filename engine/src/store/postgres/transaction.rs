@@ -195,8 +195,9 @@ async fn state(session: &mut Session, tables: &[(String, TableSql)], commit: &Co
     }
     let Some(pieces) = &commit.checkpoint else { return Ok(()) };
     failpoint::hit("state")?;
-    if commit.resets_state {
-        session.often("DELETE FROM tidegate.state WHERE pipeline = $1", &[&commit.pipeline]).await?;
+    if !commit.rebuilt.is_empty() {
+        let sql = "DELETE FROM tidegate.state WHERE pipeline = $1 AND view = ANY ($2)";
+        session.often(sql, &[&commit.pipeline, &commit.rebuilt]).await?;
     }
     for piece in pieces {
         if !piece.replaces.is_empty() {

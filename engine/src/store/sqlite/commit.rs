@@ -355,9 +355,10 @@ async fn state(writing: &mut SqliteConnection, tables: &[(String, TableSql)], co
     }
     let Some(pieces) = &commit.checkpoint else { return Ok(()) };
     failpoint::hit("state")?;
-    if commit.resets_state {
-        sqlx::query("DELETE FROM tidegate_state WHERE pipeline = ?")
+    for view in &commit.rebuilt {
+        sqlx::query("DELETE FROM tidegate_state WHERE pipeline = ? AND view = ?")
             .bind(&commit.pipeline)
+            .bind(view)
             .execute(&mut *writing)
             .await?;
     }

@@ -152,15 +152,19 @@ impl Store for SqliteStore {
     async fn migrate(&self) -> Result<()> {
         let mut connection = self.connect().await?;
         let told = Told::from;
-        let there = Self::has_table(&mut connection, "tidegate_state").await?;
-        let found: i64 =
-            sqlx::query("PRAGMA user_version").fetch_one(&mut connection).await.map_err(told)?.get::<i64, _>(0);
+        // In one transaction: pipelines begin together, and a process may end anywhere.
+        let mut making = connection.begin_with("BEGIN IMMEDIATE").await.map_err(told)?;
+        let there = Self::has_table(&mut making, "tidegate_state").await?;
+        let found = sqlx::query("PRAGMA user_version").fetch_one(&mut *making).await.map_err(told)?.get::<i64, _>(0);
         if there && found != SCHEMA_VERSION {
             return Err(other_schema(found.max(1)));
         }
-        sqlx::raw_sql(SCHEMA).execute(&mut connection).await.map_err(told)?;
-        let note = AssertSqlSafe(format!("PRAGMA user_version = {SCHEMA_VERSION}"));
-        sqlx::query(note).execute(&mut connection).await.map_err(told)?;
+        if !there {
+            sqlx::raw_sql(SCHEMA).execute(&mut *making).await.map_err(told)?;
+            let note = AssertSqlSafe(format!("PRAGMA user_version = {SCHEMA_VERSION}"));
+            sqlx::query(note).execute(&mut *making).await.map_err(told)?;
+        }
+        making.commit().await.map_err(told)?;
         Ok(())
     }
 
