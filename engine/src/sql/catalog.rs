@@ -55,8 +55,8 @@ impl Catalog {
                 match statement::parse(&tokens) {
                     Ok(Statement::Source(source)) => sources.push(source),
                     Ok(Statement::View(view)) => views.push(view),
-                    Err(error) => {
-                        errors.push(error);
+                    Err(faults) => {
+                        errors.extend(faults);
                         broken.extend(statement::source_name(&tokens));
                     }
                 }

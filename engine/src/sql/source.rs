@@ -11,7 +11,7 @@ use sqlparser::tokenizer::Token;
 
 use super::statement::{Cursor, interval_us};
 use crate::batch::HIDDEN;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A source as it was declared.
 #[derive(Debug, Clone)]
@@ -120,8 +120,19 @@ const OUR_KAFKA_SETTINGS: [&str; 9] = [
     "bootstrap.servers",
 ];
 
-/// Parses from behind `CREATE SOURCE` or `CREATE TABLE`.
-pub fn parse(cursor: &mut Cursor<'_>) -> Result<Source> {
+/// Parses from behind `CREATE SOURCE` or `CREATE TABLE`; every fault, as far as the text can be read.
+pub fn parse(cursor: &mut Cursor<'_>) -> Result<Source, Vec<Error>> {
+    let mut faults = Vec::new();
+    match read(cursor, &mut faults) {
+        Ok(Some(source)) if faults.is_empty() => return Ok(source),
+        Ok(_) => {}
+        Err(error) => faults.push(error),
+    }
+    Err(faults)
+}
+
+/// The source, unless its faults leave none.
+fn read(cursor: &mut Cursor<'_>, faults: &mut Vec<Error>) -> Result<Option<Source>> {
     let name = cursor.name()?;
     cursor.expect(&Token::LParen)?;
     let mut columns: Vec<Column> = Vec::new();
@@ -130,28 +141,22 @@ pub fn parse(cursor: &mut Cursor<'_>) -> Result<Source> {
         let place = cursor.index();
         if cursor.words(&["watermark", "for"]) {
             if watermark.is_some() {
-                return Err(cursor.error_at(place, "TG-SQL-SOURCE", format!("source {name} has two watermarks")));
+                faults.push(cursor.error_at(place, "TG-SQL-SOURCE", format!("source {name} has two watermarks")));
             }
-            watermark = Some(parse_watermark(cursor)?);
+            watermark = Some(parse_watermark(cursor, faults)?);
         } else if cursor.words(&["primary", "key"]) {
             return Err(cursor
                 .error_at(place, "TG-SQL-NOT-YET", format!("source {name}: PRIMARY KEY is not supported on a source"))
                 .hint("a source is a log of records; views have keys"));
         } else {
-            let column = parse_column(cursor)?;
+            let column = parse_column(cursor, faults)?;
             if HIDDEN.contains(&column.name.as_str()) || column.name.starts_with("__") {
-                return Err(cursor.error_at(
-                    place,
-                    "TG-SQL-SOURCE",
-                    format!("column name {} is reserved", column.name),
-                ));
+                let told = format!("column name {} is reserved", column.name);
+                faults.push(cursor.error_at(place, "TG-SQL-SOURCE", told));
             }
             if columns.iter().any(|other| other.name == column.name) {
-                return Err(cursor.error_at(
-                    place,
-                    "TG-SQL-SOURCE",
-                    format!("source {name} has column {} twice", column.name),
-                ));
+                let told = format!("source {name} has column {} twice", column.name);
+                faults.push(cursor.error_at(place, "TG-SQL-SOURCE", told));
             }
             columns.push(column);
         }
@@ -161,13 +166,14 @@ pub fn parse(cursor: &mut Cursor<'_>) -> Result<Source> {
     }
     cursor.expect(&Token::RParen)?;
     let with_place = cursor.index();
-    let options = parse_options(cursor, &name)?;
+    let options = parse_options(cursor, &name, faults)?;
     cursor.end()?;
     let Some((time_column, bound_us, time_place)) = watermark else {
         return Err(cursor
             .error_at(with_place, "TG-SQL-SOURCE", format!("source {name} has no watermark"))
             .hint("add WATERMARK FOR ts AS ts - INTERVAL '10 seconds', with your event-time column for ts"));
     };
+    let Some(options) = options else { return Ok(None) };
     match columns.iter().find(|column| column.name == time_column) {
         None => {
             return Err(cursor.error_at(
@@ -188,7 +194,7 @@ pub fn parse(cursor: &mut Cursor<'_>) -> Result<Source> {
         Some(_) => {}
     }
     let normal = normal_form(&name, &columns, &time_column, bound_us, &options);
-    Ok(Source { name, file: cursor.file().to_string(), columns, time_column, bound_us, options, normal })
+    Ok(Some(Source { name, file: cursor.file().to_string(), columns, time_column, bound_us, options, normal }))
 }
 
 fn normal_form(name: &str, columns: &[Column], time_column: &str, bound_us: i64, options: &Options) -> String {
@@ -204,7 +210,7 @@ fn normal_form(name: &str, columns: &[Column], time_column: &str, bound_us: i64,
     text
 }
 
-fn parse_column(cursor: &mut Cursor<'_>) -> Result<Column> {
+fn parse_column(cursor: &mut Cursor<'_>, faults: &mut Vec<Error>) -> Result<Column> {
     let place = cursor.index();
     let (line, col) = cursor.place();
     let name = cursor.name()?;
@@ -212,11 +218,14 @@ fn parse_column(cursor: &mut Cursor<'_>) -> Result<Column> {
     if !cursor.peek_words(&["as"]) {
         let type_place = cursor.index();
         let declared = cursor.parse(|parser| parser.parse_data_type())?;
-        data_type = Some(arrow_type(&declared).ok_or_else(|| {
-            cursor
-                .error_at(type_place, "TG-SQL-TYPE", format!("column {name}: type {declared} is not supported"))
-                .hint("supported are VARCHAR, BOOLEAN, SMALLINT, INT, BIGINT, REAL, DOUBLE, DECIMAL(p,s), DATE, TIMESTAMP [WITH TIME ZONE]")
-        })?);
+        data_type = arrow_type(&declared);
+        if data_type.is_none() {
+            faults.push(
+                cursor
+                    .error_at(type_place, "TG-SQL-TYPE", format!("column {name}: type {declared} is not supported"))
+                    .hint("supported are VARCHAR, BOOLEAN, SMALLINT, INT, BIGINT, REAL, DOUBLE, DECIMAL(p,s), DATE, TIMESTAMP [WITH TIME ZONE]"),
+            );
+        }
     }
     let (mut nullable, mut origin) = (true, Origin::Payload);
     loop {
@@ -231,7 +240,10 @@ fn parse_column(cursor: &mut Cursor<'_>) -> Result<Column> {
             origin = Origin::Computed { expr, normal: cursor.normal(from, cursor.index()) };
             cursor.expect(&Token::RParen)?;
         } else if cursor.words(&["metadata"]) {
-            origin = Origin::Metadata(parse_metadata(cursor, &name)?);
+            match parse_metadata(cursor, &name)? {
+                Ok(metadata) => origin = Origin::Metadata(metadata),
+                Err(fault) => faults.push(fault),
+            }
         } else {
             break;
         }
@@ -239,33 +251,28 @@ fn parse_column(cursor: &mut Cursor<'_>) -> Result<Column> {
     if let (Origin::Metadata(metadata), Some(declared)) = (&origin, &data_type) {
         let expected = metadata.data_type();
         if *declared != expected {
-            return Err(cursor
-                .error_at(
-                    place,
-                    "TG-SQL-TYPE",
-                    format!("column {name}: metadata {metadata:?} has another type than {declared}"),
-                )
-                .hint(format!("declare it as {}", metadata.sql_type())));
+            let told = format!("column {name}: metadata {metadata:?} has another type than {declared}");
+            let hint = format!("declare it as {}", metadata.sql_type());
+            faults.push(cursor.error_at(place, "TG-SQL-TYPE", told).hint(hint));
         }
     }
     Ok(Column { name, data_type, nullable, origin, line, column: col })
 }
 
-fn parse_metadata(cursor: &mut Cursor<'_>, name: &str) -> Result<Metadata> {
+/// The inner error is a fault of what was read, and not of the reading.
+fn parse_metadata(cursor: &mut Cursor<'_>, name: &str) -> Result<Result<Metadata>> {
     let place = cursor.index();
     let field = if cursor.words(&["from"]) { cursor.string()? } else { name.to_string() };
-    match field.as_str() {
+    let way_out = "use key, timestamp, partition or offset";
+    let fault = |code, told: String| Err(cursor.error_at(place, code, format!("column {name}: {told}")).hint(way_out));
+    Ok(match field.as_str() {
         "key" => Ok(Metadata::Key),
         "timestamp" => Ok(Metadata::Timestamp),
         "partition" => Ok(Metadata::Partition),
         "offset" => Ok(Metadata::Offset),
-        "headers" => Err(cursor
-            .error_at(place, "TG-SQL-NOT-YET", format!("column {name}: metadata 'headers' is not supported yet"))
-            .hint("use key, timestamp, partition or offset")),
-        other => Err(cursor
-            .error_at(place, "TG-SQL-SOURCE", format!("column {name}: there is no metadata {other:?}"))
-            .hint("use key, timestamp, partition or offset")),
-    }
+        "headers" => fault("TG-SQL-NOT-YET", "metadata 'headers' is not supported yet".to_string()),
+        other => fault("TG-SQL-SOURCE", format!("there is no metadata {other:?}")),
+    })
 }
 
 impl Metadata {
@@ -295,30 +302,26 @@ pub fn event_time_type() -> DataType {
 }
 
 /// `ts AS ts` or `ts AS ts - INTERVAL '…'`, from behind `WATERMARK FOR`.
-fn parse_watermark(cursor: &mut Cursor<'_>) -> Result<(String, i64, usize)> {
+fn parse_watermark(cursor: &mut Cursor<'_>, faults: &mut Vec<Error>) -> Result<(String, i64, usize)> {
     let place = cursor.index();
     let column = cursor.name()?;
     cursor.expect_words(&["as"])?;
     let expr_place = cursor.index();
     let expr = cursor.parse(|parser| parser.parse_expr())?;
-    let refuse = |cursor: &Cursor<'_>| {
-        cursor
-            .error_at(expr_place, "TG-SQL-SOURCE", format!("the watermark {expr} is not supported"))
-            .hint(format!("write {column} - INTERVAL '10 seconds', or {column} alone"))
-    };
     let is_column =
         |e: &ast::Expr| matches!(e, ast::Expr::Identifier(ident) if super::statement::normal(ident) == column);
     let bound = match &expr {
-        e if is_column(e) => 0,
-        ast::Expr::BinaryOp { left, op: ast::BinaryOperator::Minus, right } if is_column(left) => {
-            interval_us(right).ok_or_else(|| refuse(cursor))?
-        }
-        _ => return Err(refuse(cursor)),
+        e if is_column(e) => Some(0),
+        ast::Expr::BinaryOp { left, op: ast::BinaryOperator::Minus, right } if is_column(left) => interval_us(right),
+        _ => None,
     };
-    if bound < 0 {
-        return Err(refuse(cursor));
+    let bound = bound.filter(|bound| *bound >= 0);
+    if bound.is_none() {
+        let told = format!("the watermark {expr} is not supported");
+        let hint = format!("write {column} - INTERVAL '10 seconds', or {column} alone");
+        faults.push(cursor.error_at(expr_place, "TG-SQL-SOURCE", told).hint(hint));
     }
-    Ok((column, bound, place))
+    Ok((column, bound.unwrap_or_default(), place))
 }
 
 fn arrow_type(declared: &ast::DataType) -> Option<DataType> {
@@ -360,85 +363,77 @@ fn decimal(info: &ExactNumberInfo) -> Option<DataType> {
     (0..=precision as i8).contains(&scale).then_some(DataType::Decimal128(precision, scale))
 }
 
-fn parse_options(cursor: &mut Cursor<'_>, name: &str) -> Result<Options> {
+/// The options, unless one that is required is missing or wrong.
+fn parse_options(cursor: &mut Cursor<'_>, name: &str, faults: &mut Vec<Error>) -> Result<Option<Options>> {
     let place = cursor.index();
     if !cursor.words(&["with"]) {
-        return Err(cursor.error_at(
+        faults.push(cursor.error_at(
             place,
             "TG-SQL-SOURCE",
             format!("source {name} has no WITH (connector = 'kafka', topic = …)"),
         ));
+        return Ok(None);
     }
     let given = cursor.options()?;
-    let required = |key: &str, example: &str| {
-        given.get(key).map(|(value, _)| value.as_str()).ok_or_else(|| {
-            cursor
-                .error_at(place, "TG-SQL-SOURCE", format!("source {name}: WITH lacks {key}"))
-                .hint(format!("add {key} = {example}"))
-        })
+    let mut fault = |at: usize, code, told: String, way_out: String| {
+        faults.push(cursor.error_at(at, code, format!("source {name}: {told}")).hint(way_out));
     };
-    let only = |key: &str, value: &str, allowed: &str| {
-        if value == allowed {
-            return Ok(());
+    let mut required = |key: &str, example: &str| match given.get(key) {
+        Some((value, at)) => Some((value.as_str(), *at)),
+        None => {
+            fault(place, "TG-SQL-SOURCE", format!("WITH lacks {key}"), format!("add {key} = {example}"));
+            None
         }
-        let at = given.get(key).map_or(place, |(_, at)| *at);
-        Err(cursor
-            .error_at(at, "TG-SQL-NOT-YET", format!("source {name}: {key} = '{value}' is not supported"))
-            .hint(format!("use '{allowed}'")))
     };
-    only("connector", required("connector", "'kafka'")?, "kafka")?;
-    only("format", required("format", "'json'")?, "json")?;
-    let topic = required("topic", "'my.topic'")?.to_string();
-    let startup =
-        match required("scan.startup.mode", "'earliest' or 'latest'; it applies to the very first start only")? {
-            "earliest" | "earliest-offset" => Startup::Earliest,
-            "latest" | "latest-offset" => Startup::Latest,
-            other => {
-                return Err(cursor
-                    .error_at(
-                        given["scan.startup.mode"].1,
-                        "TG-SQL-SOURCE",
-                        format!("source {name}: scan.startup.mode = '{other}' is not supported"),
-                    )
-                    .hint("use 'earliest' or 'latest'"));
+    let (connector, format) = (required("connector", "'kafka'"), required("format", "'json'"));
+    let topic = required("topic", "'my.topic'");
+    let startup = required("scan.startup.mode", "'earliest' or 'latest'; it applies to the very first start only");
+    for (key, found, allowed) in [("connector", connector, "kafka"), ("format", format, "json")] {
+        if let Some((value, at)) = found.filter(|(value, _)| *value != allowed) {
+            let told = format!("{key} = '{value}' is not supported");
+            fault(at, "TG-SQL-NOT-YET", told, format!("use '{allowed}'"));
+        }
+    }
+    let startup = match startup {
+        Some(("earliest" | "earliest-offset", _)) => Some(Startup::Earliest),
+        Some(("latest" | "latest-offset", _)) => Some(Startup::Latest),
+        Some((other, at)) => {
+            let told = format!("scan.startup.mode = '{other}' is not supported");
+            fault(at, "TG-SQL-SOURCE", told, "use 'earliest' or 'latest'".to_string());
+            None
+        }
+        None => None,
+    };
+    let mut duration = |key: &str, default: Duration| {
+        let Some((value, at)) = given.get(key) else { return default };
+        match super::statement::parse_interval_us(value).filter(|us| *us > 0) {
+            Some(us) => Duration::from_micros(us.unsigned_abs()),
+            None => {
+                let told = format!("{key} = '{value}' is not a duration");
+                fault(*at, "TG-SQL-SOURCE", told, "write it as '90 seconds'".to_string());
+                default
             }
-        };
-    let duration = |key: &str, default: Duration| match given.get(key) {
-        None => Ok(default),
-        Some((value, at)) => super::statement::parse_interval_us(value)
-            .filter(|us| *us > 0)
-            .map(|us| Duration::from_micros(us.unsigned_abs()))
-            .ok_or_else(|| {
-                cursor
-                    .error_at(*at, "TG-SQL-SOURCE", format!("source {name}: {key} = '{value}' is not a duration"))
-                    .hint("write it as '90 seconds'")
-            }),
+        }
     };
+    let idle_timeout = duration("idle_timeout", Duration::from_secs(60));
+    let max_future_skew = duration("max_future_skew", Duration::from_secs(3600));
+    let max_drift = duration("max_drift", Duration::from_secs(300));
     let mut kafka = BTreeMap::new();
     for (key, (value, at)) in &given {
         if let Some(setting) = key.strip_prefix("kafka.") {
             if OUR_KAFKA_SETTINGS.contains(&setting) {
-                return Err(cursor
-                    .error_at(*at, "TG-SQL-SOURCE", format!("source {name}: kafka setting {setting} is Tidegate's own"))
-                    .hint(if setting == "bootstrap.servers" {
-                        "set kafka.brokers in tidegate.toml or KAFKA_BROKERS"
-                    } else {
-                        "exactly-once rests on it; leave it out"
-                    }));
+                let way_out = match setting {
+                    "bootstrap.servers" => "set kafka.brokers in tidegate.toml or KAFKA_BROKERS",
+                    _ => "exactly-once rests on it; leave it out",
+                };
+                let told = format!("kafka setting {setting} is Tidegate's own");
+                fault(*at, "TG-SQL-SOURCE", told, way_out.to_string());
             }
             kafka.insert(setting.to_string(), value.clone());
         } else if !KNOWN_OPTIONS.split(", ").any(|known| known == key) {
-            return Err(cursor
-                .error_at(*at, "TG-SQL-SOURCE", format!("source {name}: unknown option {key}"))
-                .hint(format!("options are {KNOWN_OPTIONS}")));
+            fault(*at, "TG-SQL-SOURCE", format!("unknown option {key}"), format!("options are {KNOWN_OPTIONS}"));
         }
     }
-    Ok(Options {
-        topic,
-        startup,
-        idle_timeout: duration("idle_timeout", Duration::from_secs(60))?,
-        max_future_skew: duration("max_future_skew", Duration::from_secs(3600))?,
-        max_drift: duration("max_drift", Duration::from_secs(300))?,
-        kafka,
-    })
+    let (Some((topic, _)), Some(startup)) = (topic, startup) else { return Ok(None) };
+    Ok(Some(Options { topic: topic.to_string(), startup, idle_timeout, max_future_skew, max_drift, kafka }))
 }

@@ -21,19 +21,24 @@ pub enum Statement {
     View(ViewText),
 }
 
-/// Parses one statement.
-pub fn parse(tokens: &Tokens) -> Result<Statement> {
+/// Parses one statement; every fault of it, as far as it can be read.
+pub fn parse(tokens: &Tokens) -> Result<Statement, Vec<Error>> {
     let mut cursor = Cursor { tokens, index: 0 };
+    if cursor.words(&["create", "source"]) || cursor.words(&["create", "table"]) {
+        return source::parse(&mut cursor).map(Statement::Source);
+    }
+    other(&mut cursor).map_err(|error| vec![error])
+}
+
+/// Parses what is no source.
+fn other(cursor: &mut Cursor<'_>) -> Result<Statement> {
     if !cursor.words(&["create"]) {
         return Err(cursor
             .error("TG-SQL-STATEMENT", "a statement must begin with CREATE SOURCE or CREATE MATERIALIZED VIEW")
             .hint("ad-hoc queries do not belong in the directory of views"));
     }
-    if cursor.words(&["source"]) || cursor.words(&["table"]) {
-        return source::parse(&mut cursor).map(Statement::Source);
-    }
     if cursor.words(&["materialized", "view"]) {
-        return view::parse(&mut cursor).map(Statement::View);
+        return view::parse(cursor).map(Statement::View);
     }
     for word in ["endpoint", "gauge"] {
         if cursor.peek_words(&[word]) {
