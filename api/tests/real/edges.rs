@@ -182,6 +182,25 @@ fn a_table_that_cannot_hold_the_rows_once_is_refused_before_anything_is_read() {
 }
 
 #[test]
+fn an_engine_ends_however_fast_the_topic_grows() {
+    let servers = shared();
+    let world = World::new(&servers, "steady");
+    invariants::prepare(&world);
+    let load = world.generating(&["--rate", "8000", "--seed", "97"]);
+    let mut engine = world.engine().start();
+    engine.wait_log("took over", Duration::from_secs(20));
+    world.wait_progress(Duration::from_secs(20));
+    engine.stop();
+    let behind = world.committed();
+    Engine::run_to_end(&world);
+    assert!(world.committed() > behind);
+    assert_eq!(world.sql("SELECT count(*) FROM tidegate.progress WHERE checkpoint_offset <> next_offset"), "0");
+    drop(load);
+    Engine::run_to_end(&world);
+    invariants::check(&world, "two ends under load");
+}
+
+#[test]
 fn tables_of_another_version_of_tidegate_are_refused() {
     let servers = shared();
     let world = World::new(&servers, "other-version");
