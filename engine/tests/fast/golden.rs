@@ -51,6 +51,12 @@ fn memory() -> Arc<dyn Store> {
     Arc::new(MemoryStore::default())
 }
 
+/// A file as it is written, on memory.
+fn as_written(runtime: &tokio::runtime::Runtime) -> Options {
+    let (variation, runtime) = (Variation::AsWritten, runtime.handle().clone());
+    Options { queries: Vec::new(), variation, store: memory(), damage: None, runtime }
+}
+
 /// Which commits are extra.
 const SEEDS: [u64; 3] = [0x9E37_79B9_7F4A_7C15, 0xD1B5_4A32_D192_ED03, 0x2545_F491_4F6C_DD1D];
 
@@ -141,13 +147,7 @@ fn a_difference_is_shown_and_accept_writes_what_comes_out() {
     let file = directory.join("wrong.slt");
     let right = std::fs::read_to_string(golden().join("aggregates/count.slt")).unwrap();
     std::fs::write(&file, right.replace("\n3 2\n", "\n3 1\n")).unwrap();
-    let options = || Options {
-        queries: Vec::new(),
-        variation: Variation::AsWritten,
-        store: memory(),
-        damage: None,
-        runtime: runtime.handle().clone(),
-    };
+    let options = || as_written(&runtime);
     let difference = run(&file, &options()).expect_err("it differs");
     assert!(difference.contains("-   3 1") && difference.contains("+   3 2"), "{difference}");
     assert!(difference.contains("wrong.slt:"), "{difference}");
@@ -163,13 +163,7 @@ fn what_fails_is_never_accepted_as_expected() {
     std::fs::create_dir_all(&directory).unwrap();
     let file = directory.join("wrong.slt");
     let right = std::fs::read_to_string(golden().join("aggregates/count.slt")).unwrap();
-    let options = || Options {
-        queries: Vec::new(),
-        variation: Variation::AsWritten,
-        store: memory(),
-        damage: None,
-        runtime: runtime.handle().clone(),
-    };
+    let options = || as_written(&runtime);
     let misspelt = right.replace("FROM v\n", "FROM vv\n");
     assert_ne!(misspelt, right);
     std::fs::write(&file, &misspelt).unwrap();
