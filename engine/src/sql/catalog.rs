@@ -8,7 +8,9 @@ use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::common::DFSchema;
 use datafusion::execution::context::SessionState;
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::planned::{PlannedSource, PlannedView};
@@ -192,7 +194,7 @@ fn plan_source(session: &SessionContext, source: Source) -> Result<PlannedSource
                 explain::explain(error, &source.file, column.line, column.column, &format!("column {}", column.name))
             })?;
         fields[index] = Field::new(&column.name, data_type, column.nullable);
-        let expr = state.create_physical_expr(expr, &base)?;
+        let expr = state.create_physical_expr(simplified(expr, &base)?, &base)?;
         expressions.push((index, split::never_wrapping(&expr, base.as_arrow())?));
     }
     fields.push(Field::new(HIDDEN[0], DataType::Int32, false));
@@ -215,6 +217,13 @@ fn plan_source(session: &SessionContext, source: Source) -> Result<PlannedSource
     let provider = leaf_table(&schema).0;
     session.register_table(source.name.as_str(), provider)?;
     Ok(PlannedSource { source, schema, computed: expressions })
+}
+
+/// An expression as the optimizer would leave it: some functions, such as `coalesce`, run only in another form.
+fn simplified(expr: Expr, schema: &DFSchema) -> datafusion::error::Result<Expr> {
+    let schema = Arc::new(schema.clone());
+    let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(schema.clone()).build());
+    simplifier.simplify(simplifier.coerce(expr, &schema)?)
 }
 
 /// A computed column's expression over the columns that are not computed, as the declared type.
