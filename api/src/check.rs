@@ -45,7 +45,15 @@ pub fn run(options: &Options) -> ExitCode {
                     println!("  view {}: {}", view.name, view.summary());
                 }
             }
-            println!("{} sources and {} views are in order", catalog.sources.len(), catalog.views.len());
+            for endpoint in &catalog.endpoints {
+                println!("endpoint {}", endpoint.path);
+            }
+            for gauge in &catalog.gauges {
+                println!("gauge {}: {}", gauge.name, gauge.help);
+            }
+            let (sources, views) = (catalog.sources.len(), catalog.views.len());
+            let (endpoints, gauges) = (catalog.endpoints.len(), catalog.gauges.len());
+            println!("{sources} sources, {views} views, {endpoints} endpoints and {gauges} gauges are in order");
             ExitCode::SUCCESS
         }
     }

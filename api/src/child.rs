@@ -11,7 +11,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a command with these arguments and variables; it must take `--child`.
+    /// Starts a command with these arguments and variables; it hears by `--child` that it is one.
     pub fn start<A: AsRef<OsStr>>(
         name: &'static str,
         arguments: &[A],
@@ -51,13 +51,21 @@ impl Running {
 pub async fn parent_gone() {
     let (gone, told) = tokio::sync::oneshot::channel();
     // A thread of its own: a blocking read would hold up the end of the runtime.
-    let wait = move || {
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+    let started = when_parent_is_gone(move || {
         let _ = gone.send(());
-    };
-    if std::thread::Builder::new().name("parent".to_string()).spawn(wait).is_err() || told.await.is_err() {
+    });
+    if !started || told.await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// In a child: does this once the parent is gone; whether it will.
+pub fn when_parent_is_gone(then: impl FnOnce() + Send + 'static) -> bool {
+    let wait = move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        then();
+    };
+    std::thread::Builder::new().name("parent".to_string()).spawn(wait).is_ok()
 }
 
 impl Drop for Running {

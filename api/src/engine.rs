@@ -15,6 +15,8 @@ use tidegate_engine::failpoint;
 use tidegate_engine::settings::Settings;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::child::parent_gone;
+
 /// Options of `tidegate engine`.
 #[derive(Debug, Args)]
 pub struct Options {
@@ -30,16 +32,16 @@ pub struct Options {
 }
 
 /// Runs until a signal, or until every pipeline has stopped.
-pub fn run(config: Option<&Path>, options: &Options) -> ExitCode {
+pub fn run(config: Option<&Path>, options: &Options, child: bool) -> ExitCode {
     let settings = match Settings::load(config).and_then(|s| failpoint::arm(&s.test.failpoints).map(|()| s)) {
         Ok(settings) => settings,
         Err(error) => return failed(&[error.to_string()]),
     };
-    start(settings, options)
+    start(settings, options, child)
 }
 
 /// The same with settings that are known.
-pub fn start(mut settings: Settings, options: &Options) -> ExitCode {
+pub fn start(mut settings: Settings, options: &Options, child: bool) -> ExitCode {
     if let Some(listen) = &options.listen {
         settings.engine.listen.clone_from(listen);
     }
@@ -55,7 +57,7 @@ pub fn start(mut settings: Settings, options: &Options) -> ExitCode {
         Ok(running) => Arc::new(running),
         Err(error) => return failed(&[error.to_string()]),
     };
-    if let Err(error) = runtime.block_on(supervise(&running, &settings.engine.listen)) {
+    if let Err(error) = runtime.block_on(supervise(&running, &settings.engine.listen, child)) {
         running.stop();
         return failed(&[error]);
     }
@@ -74,7 +76,7 @@ fn failed(errors: &[String]) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn supervise(engine: &Arc<Engine>, listen: &str) -> Result<(), String> {
+async fn supervise(engine: &Arc<Engine>, listen: &str, child: bool) -> Result<(), String> {
     let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| {
         format!("TG-PORT: cannot listen on {listen}: {error} (choose another with --listen or engine.listen)")
     })?;
@@ -98,10 +100,18 @@ async fn supervise(engine: &Arc<Engine>, listen: &str) -> Result<(), String> {
         (Err(error), _) | (_, Err(error)) => return Err(format!("TG-INTERNAL: no signals: {error}")),
     };
     let mut look = tokio::time::interval(Duration::from_millis(50));
+    let gone = parent_gone();
+    tokio::pin!(gone);
+    let mut alone = !child;
     loop {
         tokio::select! {
+            () = &mut gone, if !alone => {
+                alone = true;
+                engine.stop();
+            }
             _ = terminate.recv() => engine.stop(),
-            _ = interrupt.recv() => engine.stop(),
+            // A terminal interrupts the parent as well, which ends its child when it is done itself.
+            _ = interrupt.recv(), if alone => engine.stop(),
             _ = look.tick() => if engine.has_ended() { break },
         }
     }

@@ -1,12 +1,17 @@
-//! `tidegate generate`: seeded events of the example at a steady rate, every one confirmed by the broker.
+//! `tidegate generate`: seeded made-up events at a steady rate, every one confirmed by the broker.
 
 pub mod events;
+pub mod template;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use events::{Events, Shape};
+use template::Template;
 use tidegate_engine::kafka::producer::{Producer, ensure_topic};
 
 /// Options of `tidegate generate`.
@@ -30,12 +35,12 @@ pub struct Options {
     /// Stop after so many seconds.
     #[arg(long, value_name = "SECONDS")]
     pub duration: Option<u64>,
-    /// Different streams.
-    #[arg(long, default_value_t = 100)]
-    pub streams: u32,
-    /// Different users.
-    #[arg(long, default_value_t = 10_000)]
-    pub users: u32,
+    /// What the events look like.
+    #[arg(long, value_name = "FILE", default_value = "queries/stream_events.toml")]
+    pub events: PathBuf,
+    /// Draw names from fewer, where the file says so.
+    #[arg(long)]
+    pub few: bool,
     /// Events may be this many milliseconds behind the newest.
     #[arg(long, default_value_t = 2000, value_name = "MS")]
     pub disorder: i64,
@@ -61,16 +66,21 @@ pub struct Options {
 
 /// What was sent.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Report {
+struct Report {
     /// Records that the broker has.
-    pub sent: u64,
+    sent: u64,
     /// Records that it will never have.
-    pub failed: u64,
+    failed: u64,
 }
 
 /// Generates, and tells how it went.
-pub fn run(options: &Options) -> ExitCode {
-    match generate(options, || false) {
+pub fn run(options: &Options, child: bool) -> ExitCode {
+    let gone = Arc::new(AtomicBool::new(false));
+    if child {
+        let gone = gone.clone();
+        crate::child::when_parent_is_gone(move || gone.store(true, Ordering::Relaxed));
+    }
+    match generate(options, || gone.load(Ordering::Relaxed)) {
         Ok(report) if report.failed == 0 => ExitCode::SUCCESS,
         Ok(report) => {
             eprintln!(
@@ -88,22 +98,23 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 /// Generates until there are enough events, or until `stopped` says so.
-pub fn generate(options: &Options, stopped: impl Fn() -> bool) -> tidegate_engine::error::Result<Report> {
-    ensure_topic(&options.brokers, &options.topic, options.partitions)?;
-    let producer = Producer::open(&options.brokers, &options.topic)?;
+fn generate(options: &Options, stopped: impl Fn() -> bool) -> Result<Report, String> {
+    let told = |error: tidegate_engine::error::Error| error.to_string();
+    let template = Template::read(&options.events, options.few)?;
+    ensure_topic(&options.brokers, &options.topic, options.partitions).map_err(told)?;
+    let producer = Producer::open(&options.brokers, &options.topic).map_err(told)?;
     let per_mille = |share: f64| (share * 1000.0).round() as u32;
-    let mut events = Events::new(Shape {
-        streams: options.streams,
-        users: options.users,
+    let shape = Shape {
         disorder_ms: options.disorder,
         late_per_mille: per_mille(options.late),
         broken_per_mille: per_mille(options.broken),
         seed: options.seed,
-    });
+    };
+    let mut events = Events::new(template, shape);
     let started = Instant::now();
     let first_ms = options.start_time.map_or_else(now_ms, |time| time.timestamp_millis());
     let mut made = 0u64;
-    let mut told = started;
+    let mut shown = started;
     while options.count.is_none_or(|count| made < count) && !stopped() {
         let elapsed = started.elapsed();
         if options.duration.is_some_and(|seconds| elapsed >= Duration::from_secs(seconds)) {
@@ -120,10 +131,10 @@ pub fn generate(options: &Options, stopped: impl Fn() -> bool) -> tidegate_engin
             first_ms + (passed * options.speed) as i64
         };
         let event = events.next(event_time);
-        producer.send(event.key.as_bytes(), &event.payload)?;
+        producer.send(event.key.as_bytes(), &event.payload).map_err(told)?;
         made += 1;
-        if !options.quiet && told.elapsed() >= Duration::from_secs(1) {
-            told = Instant::now();
+        if !options.quiet && shown.elapsed() >= Duration::from_secs(1) {
+            shown = Instant::now();
             let (sent, failed) = producer.delivered();
             eprintln!(
                 "{made} events, {:.0}/s, {sent} confirmed, {failed} failed",
@@ -131,7 +142,7 @@ pub fn generate(options: &Options, stopped: impl Fn() -> bool) -> tidegate_engin
             );
         }
     }
-    producer.flush(Duration::from_secs(60))?;
+    producer.flush(Duration::from_secs(60)).map_err(told)?;
     let (sent, failed) = producer.delivered();
     if !options.quiet {
         eprintln!("{made} events in {:.1} s, {sent} confirmed, {failed} failed", started.elapsed().as_secs_f64());

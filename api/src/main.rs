@@ -1,11 +1,15 @@
 //! The `tidegate` binary: its commands, and nothing else. What they do stands in the modules.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod check;
 mod child;
+mod declared;
 mod demo;
 mod engine;
 mod generate;
 mod golden;
+mod neighbour;
 mod router;
 mod run;
 mod serve;
@@ -24,6 +28,9 @@ struct Arguments {
     /// Settings; tidegate.toml is read if it is there.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// End when standard input closes, as it does when the process ends that started this one.
+    #[arg(long, global = true, hide = true)]
+    child: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -46,7 +53,7 @@ enum Command {
     Test(golden::Options),
     /// List or drop views of the database.
     View(view::Options),
-    /// Write events of the example to its topic.
+    /// Write made-up events to a topic.
     Generate(generate::Options),
     /// Prove on a running engine that records arrive in their windows, once.
     Smoke(smoke::Options),
@@ -70,17 +77,17 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TIDEGATE_LOG")
         .unwrap_or_else(|_| arguments.command.filter().into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    let config = arguments.config.as_deref();
+    let (config, child) = (arguments.config.as_deref(), arguments.child);
     match arguments.command {
-        Command::Engine(options) => engine::run(config, &options),
+        Command::Engine(options) => engine::run(config, &options, child),
         Command::Run(options) => run::run(config, &options),
         Command::Demo(options) => demo::run(&options),
-        Command::Api(options) => serve::run(config, &options),
+        Command::Api(options) => serve::run(config, &options, child),
         Command::Check(options) => check::run(&options),
         Command::Explain(options) => check::explain(&options),
         Command::Test(options) => golden::run(&options),
         Command::View(options) => view::run(config, &options),
-        Command::Generate(options) => generate::run(&options),
+        Command::Generate(options) => generate::run(&options, child),
         Command::Smoke(options) => smoke::run(config, &options),
     }
 }

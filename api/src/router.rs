@@ -3,7 +3,8 @@
 //! ```text
 //!  GET /health                       {"ok":true}, or 503 with the reason
 //!  GET /readyz                       whether the database answers and every declared view has begun
-//!  GET /prometheus                   our own metrics
+//!  GET /prometheus                   our own metrics, and the gauges that are declared
+//!  GET …                             the endpoints that are declared (see `declared`)
 //!  GET /api/v1/queries               the views: columns, windows, what is final, where records went
 //!  GET /api/v1/queries/{name}/rows   the newest rows of a view's table   ?limit=
 //!  GET /api/v1/dead-letters          the newest dead letters             ?limit=
@@ -22,12 +23,16 @@ use axum::routing::get;
 use prometheus::{Encoder, HistogramOpts, HistogramVec, Registry, TextEncoder};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tidegate_engine::ask::Asker;
 use tidegate_engine::error::{Error, Kind};
 use tidegate_engine::show;
 use tidegate_engine::sql::Catalog;
+use tidegate_engine::sql::endpoint::Gauge;
 use tidegate_engine::sql::planned::PlannedView;
 use tidegate_engine::store::Store;
 use tidegate_engine::time::{NONE, clock};
+
+use crate::declared;
 
 /// Rows in one answer, if nothing is said and at most.
 const ROWS: usize = 100;
@@ -37,6 +42,8 @@ const ROWS_MAX: usize = 10_000;
 pub struct Shared {
     store: Arc<dyn Store>,
     views: Vec<PlannedView>,
+    asker: Arc<Asker>,
+    gauges: Vec<Gauge>,
     registry: Registry,
     seconds: HistogramVec,
 }
@@ -50,8 +57,12 @@ pub fn router(store: Arc<dyn Store>, catalog: Catalog) -> Result<Router, String>
     );
     let seconds = seconds.map_err(|error| error.to_string())?;
     registry.register(Box::new(seconds.clone())).map_err(|error| error.to_string())?;
-    let shared = Arc::new(Shared { store, views: catalog.views, registry, seconds });
+    let tables = catalog.views.iter().map(|view| view.table.clone()).collect();
+    let asker = Arc::new(Asker::new(store.clone(), tables));
+    let endpoints = declared::routes(&asker, catalog.endpoints);
+    let shared = Arc::new(Shared { store, views: catalog.views, asker, gauges: catalog.gauges, registry, seconds });
     Ok(Router::new()
+        .merge(endpoints)
         .route("/health", get(health))
         .route("/readyz", get(readyz))
         .route("/prometheus", get(metrics))
@@ -83,7 +94,7 @@ async fn observed(State(shared): State<Arc<Shared>>, request: Request, next: Nex
 }
 
 /// An error as RFC 9457 has it.
-fn problem(status: StatusCode, code: &str, detail: &str, hint: Option<&str>) -> Response {
+pub fn problem(status: StatusCode, code: &str, detail: &str, hint: Option<&str>) -> Response {
     let body = json!({
         "type": "about:blank", "title": status.canonical_reason(), "status": status.as_u16(),
         "code": code, "detail": detail, "hint": hint,
@@ -91,7 +102,8 @@ fn problem(status: StatusCode, code: &str, detail: &str, hint: Option<&str>) -> 
     (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
 }
 
-fn failed(error: &Error) -> Response {
+/// An error of the engine as RFC 9457 has it.
+pub fn failed(error: &Error) -> Response {
     let status =
         if error.kind == Kind::Wait { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::INTERNAL_SERVER_ERROR };
     problem(status, error.code, &error.message, error.hint.as_deref())
@@ -125,8 +137,12 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let db_ok = shared.store.status().await.is_ok();
+    let declared = declared::gauges(&shared.asker, &shared.gauges, db_ok).await;
     let mut text = Vec::new();
-    match TextEncoder::new().encode(&shared.registry.gather(), &mut text) {
+    let encoded = declared
+        .and_then(|declared| TextEncoder::new().encode(&[shared.registry.gather(), declared].concat(), &mut text));
+    match encoded {
         Ok(()) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "TG-INTERNAL", &error.to_string(), None),
     }

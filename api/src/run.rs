@@ -57,7 +57,7 @@ pub fn run(config: Option<&Path>, options: &Options) -> ExitCode {
         move || keep(&ending, &arguments, &url)
     });
     let engine = engine::Options { queries: options.queries.clone(), listen: None, until_caught_up: false };
-    let code = engine::start(settings, &engine);
+    let code = engine::start(settings, &engine, false);
     ending.store(true, Ordering::Relaxed);
     if keeper.join().is_err() {
         eprintln!("TG-INTERNAL: the thread of the api panicked");

@@ -20,14 +20,11 @@ pub struct Options {
     /// Where it listens.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
-    /// End when standard input closes, as it does when the process ends that started this one.
-    #[arg(long, hide = true)]
-    pub child: bool,
 }
 
 /// Serves until a signal.
-pub fn run(config: Option<&Path>, options: &Options) -> ExitCode {
-    match serve(config, options) {
+pub fn run(config: Option<&Path>, options: &Options, child: bool) -> ExitCode {
+    match serve(config, options, child) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -36,7 +33,7 @@ pub fn run(config: Option<&Path>, options: &Options) -> ExitCode {
     }
 }
 
-fn serve(config: Option<&Path>, options: &Options) -> Result<(), String> {
+fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), String> {
     let settings = Settings::load(config).map_err(|error| error.to_string())?;
     let catalog = engine::catalog(&options.queries)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
@@ -55,7 +52,6 @@ fn serve(config: Option<&Path>, options: &Options) -> Result<(), String> {
         tracing::info!("api at http://{address}");
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-        let child = options.child;
         let ended = async move {
             tokio::select! {
                 _ = terminate.recv() => {}

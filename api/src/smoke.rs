@@ -1,20 +1,25 @@
 //! `tidegate smoke`: proof on a running engine, from the outside, that records arrive in their windows, once.
 //!
-//! It knows the example's topic and table. With `--start` it brings its own engine and load, and at the end it checks
-//! that every record is accounted for.
+//! What it writes and where that must show stands in the file of made-up events. With `--start` it brings its own engine,
+//! api and load, and at the end it checks that every record is accounted for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use sqlx::{Connection, PgConnection, Row};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use tidegate_engine::engine;
 use tidegate_engine::kafka::producer::{Producer, end_of, ensure_topic};
 use tidegate_engine::settings::Settings;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::child::Running;
-use crate::generate::events::{donation_or_other, time};
+use crate::generate::events::time;
+use crate::generate::template::{Drawn, Probe, Template};
+use crate::neighbour::Neighbour;
 
 /// Options of `tidegate smoke`.
 #[derive(Debug, Args)]
@@ -28,12 +33,18 @@ pub struct Options {
     /// Events a second.
     #[arg(long, default_value_t = 5000)]
     rate: u64,
-    /// The directory of .sql files for the engine.
+    /// The directory of .sql files.
     #[arg(long, default_value = "queries", value_name = "DIR")]
-    queries: String,
-    /// The example's topic.
+    queries: PathBuf,
+    /// What is written, and where it must show.
+    #[arg(long, value_name = "FILE", default_value = "queries/stream_events.toml")]
+    events: PathBuf,
+    /// The topic that is written to.
     #[arg(long, env = "STREAM_EVENTS_TOPIC", default_value = "stream.events")]
     topic: String,
+    /// Where the api listens, if it is not started here.
+    #[arg(long, value_name = "ADDRESS")]
+    api: Option<String>,
 }
 
 /// How long something may take to show.
@@ -72,34 +83,30 @@ async fn smoke(settings: &Settings, options: &Options) -> Checked {
     if brokers.is_empty() || settings.store.url.is_empty() {
         return Err("set KAFKA_BROKERS and DATABASE_URL".to_string());
     }
+    let catalog = engine::catalog(&options.queries)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+    let template = Template::read(&options.events, false)?;
+    let probe = template.probe().ok_or(format!("{} has no [probe]", options.events.display()))?;
+    let mut api = options.api.clone().unwrap_or_else(|| settings.api.listen.clone());
     let mut started = None;
     if options.start {
         ensure_topic(brokers, &options.topic, 8).map_err(|error| error.to_string())?;
-        let engine =
-            Running::start("engine", &["engine", "--queries", &options.queries, "--listen", "127.0.0.1:0"], &[])?;
-        let (rate, duration) = (options.rate.to_string(), options.duration.to_string());
-        let arguments = ["generate", "--brokers", brokers, "--topic", &options.topic, "--rate", &rate];
-        let generator =
-            Running::start("generator", &[&arguments[..], &["--duration", &duration, "--quiet"]].concat(), &[])?;
-        started = Some((engine, generator));
+        api = free_address()?;
+        started = Some(Started::begin(options, brokers, &api)?);
     }
+    let api = Neighbour::at(&api);
     let mut database =
         PgConnection::connect(&settings.store.url).await.map_err(|error| format!("no database: {error}"))?;
     offsets_move(&mut database).await?;
     let producer = Producer::open(brokers, &options.topic).map_err(|error| error.to_string())?;
+    let probing = Probing { template: &template, probe, producer: &producer };
     for _ in 0..3 {
-        donation_arrives_once(&mut database, &producer).await?;
+        probing.arrives_once(&mut database).await?;
     }
-    if let Some((mut engine, mut generator)) = started {
+    if let Some(started) = &mut started {
         println!("smoke: letting {} events/s run for {} s", options.rate, options.duration);
-        loop {
-            match generator.ended()? {
-                Some(status) if status.success() => break,
-                Some(status) => return Err(format!("the generator ended with {status}")),
-                None => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        }
-        donation_arrives_once(&mut database, &producer).await?;
+        started.wait_for_load().await?;
+        probing.arrives_once(&mut database).await?;
         let end = end_of(brokers, &options.topic).map_err(|error| error.to_string())?;
         let waiting = Instant::now();
         while committed(&mut database).await? < end {
@@ -108,10 +115,59 @@ async fn smoke(settings: &Settings, options: &Options) -> Checked {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        engine.stop(PATIENCE)?;
         println!("smoke: all {end} records of the topic are committed");
     }
+    if !api.is_ready() {
+        return Err("the api is not ready (GET /readyz says why; --api names its address)".to_string());
+    }
+    for told in api.ask_all(&catalog)? {
+        println!("smoke: {told}");
+    }
+    if let Some(mut started) = started {
+        started.end()?;
+    }
     accounting(&mut database).await
+}
+
+/// An address on which nobody listens.
+fn free_address() -> Checked<String> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    listener.map(|address| address.to_string()).map_err(|error| format!("no free port: {error}"))
+}
+
+/// What smoke has started itself.
+struct Started {
+    engine: Running,
+    api: Running,
+    load: Running,
+}
+
+impl Started {
+    fn begin(options: &Options, brokers: &str, api: &str) -> Checked<Self> {
+        let (queries, events) = (options.queries.display().to_string(), options.events.display().to_string());
+        let engine = Running::start("engine", &["engine", "--queries", &queries, "--listen", "127.0.0.1:0"], &[])?;
+        let api = Running::start("api", &["api", "--queries", &queries, "--listen", api], &[])?;
+        let (rate, duration) = (options.rate.to_string(), options.duration.to_string());
+        let to = ["generate", "--brokers", brokers, "--topic", &options.topic, "--events", &events];
+        let how = ["--rate", &rate, "--duration", &duration, "--quiet"];
+        let load = Running::start("generator", &[&to[..], &how].concat(), &[])?;
+        Ok(Self { engine, api, load })
+    }
+
+    async fn wait_for_load(&mut self) -> Checked {
+        loop {
+            match self.load.ended()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(format!("the generator ended with {status}")),
+                None => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    fn end(&mut self) -> Checked {
+        self.engine.stop(PATIENCE)?;
+        self.api.stop(PATIENCE)
+    }
 }
 
 async fn committed(database: &mut PgConnection) -> Checked<i64> {
@@ -142,50 +198,71 @@ async fn offsets_move(database: &mut PgConnection) -> Checked {
     }
 }
 
-/// Donations and their sum, in cents, of one stream in all windows.
-async fn donations(database: &mut PgConnection, stream: &str) -> Checked<(i64, i64)> {
-    let row = sqlx::query(
-        "SELECT coalesce(sum(donations), 0)::bigint, (coalesce(sum(donations_usd), 0) * 100)::bigint \
-         FROM stream_metrics_minute WHERE stream_id = $1",
-    )
-    .bind(stream)
-    .fetch_one(database)
-    .await
-    .map_err(|error| format!("the example's table cannot be read: {error}"))?;
-    Ok((row.get(0), row.get(1)))
+/// Millionths of a decimal, which are exact.
+fn millionths(text: &str) -> Checked<i128> {
+    let (sign, digits) = text.strip_prefix('-').map_or((1, text), |rest| (-1, rest));
+    let (whole, behind) = digits.split_once('.').unwrap_or((digits, ""));
+    let number = format!("{whole}{behind:0<6}").parse::<i128>().ok().filter(|_| behind.len() <= 6);
+    number.map(|number| sign * number).ok_or_else(|| format!("{text:?} is no decimal of at most 6 digits"))
 }
 
-async fn donation_arrives_once(database: &mut PgConnection, producer: &Producer) -> Checked {
-    let (stream, id) = ("smoke", uuid::Uuid::new_v4());
-    let cents = 100 + u32::from(id.as_bytes()[0]) * 7;
-    let before = donations(database, stream).await?;
-    let now = chrono::Utc::now().timestamp_millis();
-    let event = donation_or_other(&id.to_string(), &time(now), "donation", stream, "smoke", None, Some(cents));
-    let (sent, expected) = (Instant::now(), (before.0 + 1, before.1 + i64::from(cents)));
-    producer.send(stream.as_bytes(), event.as_bytes()).map_err(|error| error.to_string())?;
-    producer.flush(PATIENCE).map_err(|error| error.to_string())?;
-    loop {
-        let found = donations(database, stream).await?;
-        if found == expected {
-            break;
-        }
-        if found != before {
-            return Err(format!("donation {id}: expected {expected:?} (count, cents), found {found:?}"));
-        }
-        if sent.elapsed() > PATIENCE {
-            return Err(format!("donation {id} did not arrive within {PATIENCE:?}"));
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+/// Records of which the arrival can be told.
+struct Probing<'a> {
+    template: &'a Template,
+    probe: &'a Probe,
+    producer: &'a Producer,
+}
+
+impl Probing<'_> {
+    /// The count and the sum that the probe's query tells now.
+    async fn told(&self, database: &mut PgConnection) -> Checked<(i128, i128)> {
+        let row = sqlx::query(AssertSqlSafe(self.probe.sql.clone())).fetch_one(database).await;
+        let row = row.map_err(|error| format!("the probe's query fails: {error}"))?;
+        let number = |column: usize| -> Checked<i128> {
+            let text: String = row.try_get(column).map_err(|error| format!("the probe's query: {error}"))?;
+            millionths(&text)
+        };
+        Ok((number(0)?, number(1)?))
     }
-    let took = sent.elapsed();
-    // Long enough for many commits: it must not be added again.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let later = donations(database, stream).await?;
-    if later != expected {
-        return Err(format!("donation {id} was counted again: expected {expected:?} (count, cents), found {later:?}"));
+
+    async fn arrives_once(&self, database: &mut PgConnection) -> Checked {
+        let id = uuid::Uuid::new_v4();
+        let cents = 100 + i128::from(id.as_bytes()[0]) * 7;
+        let amount = format!("{}.{:02}", cents / 100, cents % 100);
+        let before = self.told(database).await?;
+        let (now, id) = (time(chrono::Utc::now().timestamp_millis()), id.to_string());
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let drawn = Drawn { id: &id, time: &now, amount: &amount };
+        let record = self.template.probe_record(self.probe, &mut rng, &drawn);
+        let (sent, expected) = (Instant::now(), (before.0 + 1_000_000, before.1 + cents * 10_000));
+        self.producer.send(self.probe.key.as_bytes(), record.as_bytes()).map_err(|error| error.to_string())?;
+        self.producer.flush(PATIENCE).map_err(|error| error.to_string())?;
+        let wrong = |what: &str, found: (i128, i128)| {
+            format!("record {id} {what}: expected {expected:?} (millionths of count and sum), found {found:?}")
+        };
+        loop {
+            let found = self.told(database).await?;
+            if found == expected {
+                break;
+            }
+            if found != before {
+                return Err(wrong("is not told as it should", found));
+            }
+            if sent.elapsed() > PATIENCE {
+                return Err(format!("record {id} did not arrive within {PATIENCE:?}"));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let took = sent.elapsed();
+        // Long enough for many commits: it must not be added again.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let later = self.told(database).await?;
+        if later != expected {
+            return Err(wrong("was counted again", later));
+        }
+        println!("smoke: a record worth {amount} arrived in its window after {took:?}, once");
+        Ok(())
     }
-    println!("smoke: a donation of {}.{:02} arrived in its window after {took:?}, once", cents / 100, cents % 100);
-    Ok(())
 }
 
 /// Prints and checks the equations: read = decoded + rejected; decoded = filtered + accepted + late + failed.

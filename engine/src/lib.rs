@@ -8,6 +8,8 @@
 //!                                        plan above
 //! ```
 //!
+//! What people ask of the results goes another way: [`ask`] reads one snapshot of the store for each answer.
+//!
 //! The log, the store and the clock are seams with a side in memory; [`golden`] plays whole pipelines on those.
 //!
 //! In one sentence: for every window, a view's rows are exactly what plain DataFusion would return for the window's
@@ -31,6 +33,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod ask;
 pub mod batch;
 pub mod decode;
 pub mod engine;

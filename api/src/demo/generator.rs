@@ -9,9 +9,7 @@ use tidegate_engine::store::Store;
 
 use super::{PATIENCE, told};
 use crate::generate::events::{Events, Fate, Shape};
-
-/// Few streams, so that the newest windows fit on a screen.
-const STREAMS: u32 = 6;
+use crate::generate::template::Template;
 
 /// Records that may wait in the broker, which would drop them beyond 5 MiB a partition.
 const LAG_MAX: u64 = 20_000;
@@ -54,6 +52,8 @@ impl Committed {
 
 /// What is written, where and how fast.
 pub struct Generator {
+    /// What the events look like.
+    pub template: Template,
     /// The brokers.
     pub brokers: String,
     /// The topic.
@@ -68,14 +68,8 @@ impl Generator {
     /// Writes until it shall end.
     pub fn run(&self, written: &Written, ending: &AtomicBool, committed: &Committed) -> Result<(), String> {
         let producer = Producer::open(&self.brokers, &self.topic).map_err(told)?;
-        let mut events = Events::new(Shape {
-            streams: STREAMS,
-            users: 500,
-            disorder_ms: 2_000,
-            late_per_mille: 1,
-            broken_per_mille: 1,
-            seed: now_ms().unsigned_abs(),
-        });
+        let shape = Shape { disorder_ms: 2_000, late_per_mille: 1, broken_per_mille: 1, seed: now_ms().unsigned_abs() };
+        let mut events = Events::new(self.template.clone(), shape);
         let mut send = |at_ms: i64| -> Result<(), String> {
             let event = events.next(at_ms);
             producer.send(event.key.as_bytes(), &event.payload).map_err(told)?;

@@ -24,12 +24,14 @@ use tidegate_engine::engine::{self, Engine};
 use tidegate_engine::kafka::embedded::Broker;
 use tidegate_engine::settings::Settings;
 use tidegate_engine::sql::Catalog;
-use tidegate_engine::sql::planned::{PlannedSource, Shape};
+use tidegate_engine::sql::planned::{PlannedSource, Shape, Table};
 use tidegate_engine::sql::window::Windows;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::child::Running;
 use crate::generate::events::LATE_MS;
+use crate::generate::template::Template;
+use crate::neighbour::Neighbour;
 use generator::{Committed, Generator, Written};
 use screen::Watch;
 
@@ -48,7 +50,7 @@ pub struct Options {
     /// The directory of .sql files.
     #[arg(long, value_name = "DIR", default_value = "queries")]
     queries: PathBuf,
-    /// The source that is written to: its records are those of the example.
+    /// The source that is written to. What its records look like says SOURCE.toml in that directory.
     #[arg(long, value_name = "NAME", default_value = "stream_events")]
     source: String,
     /// Where the api listens.
@@ -91,14 +93,17 @@ fn demo(options: &Options) -> Result<(), String> {
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
     let source = written_to(&catalog, options)?;
     let (name, topic) = (source.source.name.clone(), source.source.options.topic.clone());
-    let mut windowed = catalog.views.iter().filter(|view| matches!(view.shape, Shape::Windowed(_)));
-    let shown = windowed.find(|view| view.source == name);
+    let template = Template::read(&options.queries.join(format!("{name}.toml")), true)?;
+    let tables: Vec<Table> =
+        catalog.views.iter().filter(|view| view.source == name).map(|view| view.table.clone()).collect();
+    if tables.is_empty() {
+        return Err(format!("source {name} has no view"));
+    }
     // A late event is older than this; longer windows may still be open.
     let open_us = |windows: Windows| windows.size_us + source.source.bound_us;
     let is_lateable = |shape| matches!(shape, Shape::Windowed(windows) if open_us(windows) < LATE_MS * 1_000);
     let lateable: HashSet<String> =
         catalog.views.iter().filter(|view| is_lateable(view.shape)).map(|view| view.name.clone()).collect();
-    let table = shown.ok_or(format!("no view of {name} has windows"))?.table.clone();
 
     let scratch = Scratch(std::env::temp_dir().join(format!("tidegate-demo-{}", std::process::id())));
     // One of a process that had our number and was killed would be taken for ours.
@@ -130,18 +135,19 @@ fn demo(options: &Options) -> Result<(), String> {
         }
     });
     let log = Arc::new(broker.log());
+    introduce(&settings, options, &topic, &catalog);
+    let asked = Catalog { endpoints: catalog.endpoints.clone(), gauges: catalog.gauges.clone(), ..Catalog::default() };
     let running = Engine::start_on(log, store.clone(), catalog, &settings, runtime.handle(), false).map_err(told)?;
     let queries = options.queries.display().to_string();
     let variables = [("TIDEGATE__STORE__URL", settings.store.url.as_str()), ("TIDEGATE_LOG", "error")];
     let mut api = Running::start("api", &["api", "--queries", &queries, "--listen", &options.listen], &variables)?;
 
-    introduce(&settings, options, &topic, &table.name);
     let written = Arc::new(Written::default());
     let committed = || Committed { store: store.clone(), runtime: runtime.handle().clone(), source: name.clone() };
     let generator = std::thread::spawn({
         let (written, ending, committed) = (written.clone(), ending.clone(), committed());
         let brokers = settings.kafka.brokers.clone();
-        let generator = Generator { brokers, topic, rate: options.rate, history: options.history };
+        let generator = Generator { template, brokers, topic, rate: options.rate, history: options.history };
         move || {
             if let Err(error) = generator.run(&written, &ending, &committed) {
                 eprintln!("demo: the generator stopped: {error}");
@@ -149,7 +155,7 @@ fn demo(options: &Options) -> Result<(), String> {
             }
         }
     });
-    let watch = Watch { store: &store, runtime: &runtime, table: &table, written: &written, source: &name };
+    let watch = Watch { store: &store, runtime: &runtime, tables: &tables, written: &written, source: &name };
     let watched = watch.until(options, &ending, &running, &mut api);
     ending.store(true, Ordering::Relaxed);
     generator.join().map_err(|_| "the generator panicked")?;
@@ -161,6 +167,10 @@ fn demo(options: &Options) -> Result<(), String> {
             return Err(format!("the engine has not committed all {all} records within {PATIENCE:?}"));
         }
         std::thread::sleep(Duration::from_millis(50));
+    }
+    // While the engine still runs, as its users ask.
+    for told in Neighbour::at(&options.listen).ask_all(&asked)? {
+        println!("{told}");
     }
     running.stop();
     if let Some(error) = running.join().into_iter().next() {
@@ -179,16 +189,25 @@ fn written_to<'a>(catalog: &'a Catalog, options: &Options) -> Result<&'a Planned
     })
 }
 
-fn introduce(settings: &Settings, options: &Options, topic: &str, name: &str) {
+fn introduce(settings: &Settings, options: &Options, topic: &str, catalog: &Catalog) {
     let listen = &options.listen;
-    println!("Tidegate demo: a live stream of events, in minute windows, exactly once.");
+    println!("Tidegate demo: a live stream of events, in windows, exactly once.");
     println!("  EPHEMERAL: the broker and the database last as long as this command.");
     println!("  broker   {}   (try: kcat -b {0} -C -t {topic} -c 3)", settings.kafka.brokers);
     println!("  database {}", settings.store.url);
     println!("  api      http://{listen}");
     println!("Try, in another terminal:");
+    for endpoint in &catalog.endpoints {
+        let example = endpoint.parameters.iter().filter_map(|parameter| {
+            let value = parameter.choices.last().cloned().or_else(|| parameter.default.clone().flatten())?;
+            Some(format!("{}={value}", parameter.name))
+        });
+        let example = example.collect::<Vec<_>>().join("&");
+        let question = if example.is_empty() { "" } else { "?" };
+        println!("  curl -s 'http://{listen}{}{question}{example}'", endpoint.path);
+    }
     println!("  curl -s http://{listen}/api/v1/queries");
-    println!("  curl -s 'http://{listen}/api/v1/queries/{name}/rows?limit=5'");
     println!("  curl -s 'http://{listen}/api/v1/dead-letters?limit=3'");
+    println!("  curl -s http://{listen}/prometheus");
     println!("Writing {} minutes of history first; Ctrl-C ends.\n", options.history);
 }

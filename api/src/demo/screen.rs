@@ -14,8 +14,8 @@ use super::generator::Written;
 use super::{Options, told};
 use crate::child::Running;
 
-/// Rows of the table on the screen.
-const ROWS: usize = 12;
+/// Rows on the screen: of the first view, and of each other.
+const ROWS: (usize, usize) = (8, 4);
 
 /// What is on the screen.
 pub struct Watch<'a> {
@@ -24,7 +24,7 @@ pub struct Watch<'a> {
     /// Where it is asked.
     pub runtime: &'a tokio::runtime::Runtime,
     /// Whose newest rows are shown.
-    pub table: &'a Table,
+    pub tables: &'a [Table],
     /// What was written.
     pub written: &'a Written,
     /// The source that it was written to.
@@ -75,8 +75,13 @@ impl Watch<'_> {
 
     fn draw(&self, before: &mut (u64, Instant)) -> Result<String, String> {
         let status = self.runtime.block_on(self.store.status()).map_err(told)?;
-        let rows = self.runtime.block_on(self.store.rows(self.table, Some(ROWS))).map_err(told)?;
-        let (names, rows) = show::table(&rows).map_err(told)?;
+        let mut text = String::new();
+        for (index, table) in self.tables.iter().enumerate() {
+            let newest = if index == 0 { ROWS.0 } else { ROWS.1 };
+            let rows = self.runtime.block_on(self.store.rows(table, Some(newest))).map_err(told)?;
+            let (names, rows) = show::table(&rows).map_err(told)?;
+            text.push_str(&format!("{}\n{}\n", table.name, columns(&names, &rows)));
+        }
         let written = self.written.records.load(Ordering::Relaxed);
         let own = status.partitions.iter().filter(|p| p.pipeline == self.source);
         let committed: u64 = own.map(|p| p.next_offset.unsigned_abs()).sum();
@@ -84,7 +89,6 @@ impl Watch<'_> {
         *before = (committed, Instant::now());
         let rejected: i64 = status.pipelines.iter().map(|p| p.rejected).sum();
         let late: i64 = status.views.iter().map(|v| v.counts.late).sum();
-        let mut text = columns(&names, &rows);
         text.push_str(&format!(
             "{committed} events committed, {rate:.0}/s, lag {}, late {late}, rejected {rejected}\n\n",
             written.saturating_sub(committed)

@@ -140,7 +140,8 @@ impl<'a> World<'a> {
     fn generator(&self, arguments: &[&str]) -> Command {
         let mut command = tidegate();
         command.args(["generate", "--quiet", "--brokers", &self.servers.kafka.brokers(), "--topic", &self.topic]);
-        command.args(["--late", "0.02", "--broken", "0.02", "--streams", "20"]).args(arguments);
+        command.arg("--events").arg(repository().join("queries/stream_events.toml")).arg("--few");
+        command.args(["--late", "0.02", "--broken", "0.02"]).args(arguments);
         command
     }
 

@@ -7,12 +7,14 @@ use std::sync::atomic::AtomicBool;
 
 use super::verbs::{self, Verb};
 use super::{Options, tables};
+use crate::ask::{Asker, Sample};
 use crate::error::{Error, Result};
 use crate::log::memory::{Fed, MemoryLog};
 use crate::metrics::Metrics;
 use crate::pipeline::{Epoch, Pipeline, Running};
 use crate::recovery;
 use crate::settings::Settings;
+use crate::sql::endpoint::{Endpoint, Gauge};
 use crate::sql::planned::Table;
 use crate::sql::{Catalog, StatementText, declarations};
 use crate::store::{Lease, Settled};
@@ -96,6 +98,9 @@ pub struct Stage {
     played: Option<Vec<Played>>,
     /// Every table that there ever was.
     tables: Vec<Table>,
+    /// What may be asked of what is declared.
+    endpoints: Vec<Endpoint>,
+    gauges: Vec<Gauge>,
     random: u64,
     commits: u64,
 }
@@ -122,6 +127,8 @@ impl Stage {
             clock: Arc::new(Manual::at(FAR)),
             played: None,
             tables: Vec::new(),
+            endpoints: Vec::new(),
+            gauges: Vec::new(),
             random: options.variation.seed().map_or(0, |seed| seed | 1),
             commits: 0,
         };
@@ -156,6 +163,10 @@ impl Stage {
                 self.perform_lines(verbs)?;
                 Ok(None)
             }
+            "get" | "gauge" => {
+                self.play()?;
+                self.ask(bare).map(Some)
+            }
             "select" | "with" | "values" | "describe" | "explain" => {
                 self.play()?;
                 let query = tables::query(self.options.store.as_ref(), &self.tables, text);
@@ -166,6 +177,32 @@ impl Stage {
                 Ok(None)
             }
         }
+    }
+
+    /// What an endpoint or a gauge answers: its JSON, or its labels and numbers.
+    fn ask(&self, text: &str) -> Result<Vec<Vec<String>>> {
+        let wrong = |message: String| Error::query("TG-TEST-QUERY", message);
+        let (verb, name) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+        let asker = Asker::new(self.options.store.clone(), self.tables.clone());
+        let now = Clock::Manual(self.clock.clone()).wall_us();
+        if verb.eq_ignore_ascii_case("gauge") {
+            let gauge = self.gauges.iter().find(|gauge| gauge.name == name.trim());
+            let gauge = gauge.ok_or_else(|| wrong(format!("there is no gauge {name}")))?;
+            let samples = self.options.runtime.block_on(asker.samples(gauge, now))?;
+            let row = |sample: &Sample| {
+                let labels = sample.labels.iter().map(|(name, value)| format!("{name}={value}"));
+                labels.chain([sample.value.to_string()]).collect()
+            };
+            return Ok(samples.iter().map(row).collect());
+        }
+        let (path, asked) = name.trim().split_once('?').unwrap_or((name.trim(), ""));
+        let endpoint = self.endpoints.iter().find(|endpoint| endpoint.path == path);
+        let endpoint = endpoint.ok_or_else(|| wrong(format!("there is no endpoint {path}")))?;
+        let pair = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_string(), value.to_string()));
+        let asked: Vec<(String, String)> = asked.split('&').filter_map(pair).collect();
+        let values = endpoint.values(&asked).map_err(wrong)?;
+        let answer = self.options.runtime.block_on(asker.answer(endpoint, &values, now))?;
+        Ok(vec![vec![String::from_utf8_lossy(&answer.json()?).into_owned()]])
     }
 
     fn perform_lines(&mut self, text: &str) -> Result<()> {
@@ -279,6 +316,7 @@ impl Stage {
         let mut settings = Settings::default();
         settings.engine.emit_every_ms = 0;
         let mut views: Vec<Arc<_>> = catalog.views.into_iter().map(Arc::new).collect();
+        (self.endpoints, self.gauges) = (catalog.endpoints, catalog.gauges);
         for view in &views {
             self.tables.retain(|table| table.name != view.table.name);
             self.tables.push(view.table.clone());

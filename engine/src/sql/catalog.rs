@@ -13,7 +13,8 @@ use datafusion::logical_expr::{Cast, Expr, ExprSchemable};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
-use super::planned::{PlannedSource, PlannedView};
+use super::endpoint::{Endpoint, Gauge};
+use super::planned::{PlannedSource, PlannedView, Table};
 use super::source::{Metadata, Origin, Source, event_time_type};
 use super::statement::{self, Statement};
 use super::view::ViewText;
@@ -23,12 +24,16 @@ use crate::error::{Error, Result};
 use crate::view::plan::leaf_table;
 
 /// The sources and views of a directory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Catalog {
     /// By name.
     pub sources: Vec<PlannedSource>,
     /// By name; each on one of the sources.
     pub views: Vec<PlannedView>,
+    /// By path; over the views' tables.
+    pub endpoints: Vec<Endpoint>,
+    /// By name; over the views' tables.
+    pub gauges: Vec<Gauge>,
 }
 
 impl Catalog {
@@ -48,6 +53,7 @@ impl Catalog {
     /// The same for texts with the names of their files.
     pub fn of_texts(texts: &[(String, String)], variable: impl Fn(&str) -> Option<String>) -> Result<Self, Vec<Error>> {
         let (mut sources, mut views, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut endpoints, mut gauges) = (Vec::new(), Vec::new());
         // Sources with a fault: that views miss them is no fault of its own.
         let mut broken = Vec::new();
         for (file, content) in texts {
@@ -57,6 +63,8 @@ impl Catalog {
                 match statement::parse(&tokens) {
                     Ok(Statement::Source(source)) => sources.push(source),
                     Ok(Statement::View(view)) => views.push(view),
+                    Ok(Statement::Endpoint(endpoint)) => endpoints.push(endpoint),
+                    Ok(Statement::Gauge(gauge)) => gauges.push(gauge),
                     Err(faults) => {
                         errors.extend(faults);
                         broken.extend(statement::source_name(&tokens));
@@ -65,6 +73,7 @@ impl Catalog {
             }
         }
         check_names(&sources, &views, &mut errors);
+        check_questions(&endpoints, &gauges, &mut errors);
         let session = session();
         let mut planned_sources = Vec::new();
         for source in sources {
@@ -88,13 +97,21 @@ impl Catalog {
                 }
             }
         }
+        // Over views that are whole; what a missing one would cause is no fault of its own.
+        if errors.is_empty() {
+            let tables: Vec<&Table> = planned_views.iter().map(|view: &PlannedView| &view.table).collect();
+            errors.extend(endpoints.iter().filter_map(|endpoint| endpoint.check(&tables).err()).flatten());
+            errors.extend(gauges.iter().filter_map(|gauge| gauge.check(&tables).err()).flatten());
+        }
         if !errors.is_empty() {
             errors.sort_by_key(|error: &Error| error.place.as_ref().map(|p| (p.file.clone(), p.line, p.column)));
             return Err(errors);
         }
         planned_sources.sort_by(|a, b| a.source.name.cmp(&b.source.name));
         planned_views.sort_by(|a: &PlannedView, b| a.name.cmp(&b.name));
-        Ok(Self { sources: planned_sources, views: planned_views })
+        endpoints.sort_by(|a: &Endpoint, b| a.path.cmp(&b.path));
+        gauges.sort_by(|a: &Gauge, b| a.name.cmp(&b.name));
+        Ok(Self { sources: planned_sources, views: planned_views, endpoints, gauges })
     }
 }
 
@@ -144,6 +161,21 @@ fn check_names(sources: &[Source], views: &[ViewText], errors: &mut Vec<Error>) 
                 Error::query("TG-SQL-NAME", format!("{name} is declared twice"))
                     .hint("rename or remove one of them")
                     .at(file, line, column),
+            );
+        }
+    }
+}
+
+/// Endpoints and gauges have names of their own kinds.
+fn check_questions(endpoints: &[Endpoint], gauges: &[Gauge], errors: &mut Vec<Error>) {
+    let mut seen = HashSet::new();
+    let rows = endpoints.iter().map(|e| &e.rows).chain(gauges.iter().map(|g| &g.rows));
+    for question in rows {
+        if !seen.insert(question.what.clone()) {
+            errors.push(
+                Error::query("TG-SQL-NAME", format!("{} is declared twice", question.what))
+                    .hint("rename or remove one of them")
+                    .at(&question.file, question.line, question.column),
             );
         }
     }

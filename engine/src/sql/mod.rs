@@ -2,16 +2,19 @@
 //!
 //! ```text
 //! files ─ text ─► tokens ─ statement ─► source, view ─ catalog ─► planned sources
-//!                                                        └─ split ─► plan below · aggregate · plan above
+//!                                  │                     └─ split ─► plan below · aggregate · plan above
+//!                                  └──► endpoint, gauge ─ question ─► queries over the views' tables
 //! ```
 //!
 //! [`Catalog::load`] is the only door. Nothing here connects to anything or asks what time it is.
 
 mod aggregates;
 mod catalog;
+pub mod endpoint;
 mod explain;
 mod names;
 pub mod planned;
+pub mod question;
 mod recognise;
 pub mod source;
 mod split;

@@ -15,24 +15,37 @@ use sqlparser::tokenizer::Location;
 
 use super::explain::explain;
 use super::statement::normal;
-use super::view::ViewText;
 use crate::error::{Error, Result};
 
 /// The most misspelt columns of one view that are told at once.
 const FAULTS_MAX: usize = 20;
 
-/// The plan of a view's query, in which misspelt columns are read as what was probably meant; and those faults.
-pub fn resolve(state: &SessionState, view: &ViewText) -> (Result<LogicalPlan>, Vec<Error>) {
-    let (mut query, mut faults) = (view.query.clone(), Vec::new());
+/// A query of a statement, as messages name it.
+#[derive(Debug, Clone, Copy)]
+pub struct Named<'a> {
+    /// What it belongs to, such as `view v`.
+    pub what: &'a str,
+    /// The file that it stands in.
+    pub file: &'a str,
+    /// Where faults are placed whose own place is not known.
+    pub at: (u64, u64),
+    /// The query.
+    pub query: &'a Query,
+}
+
+/// The plan of a query, in which misspelt columns are read as what was probably meant; and those faults.
+pub fn resolve(state: &SessionState, named: Named<'_>) -> (Result<LogicalPlan>, Vec<Error>) {
+    let Named { what, file, at: (line, column), query } = named;
+    let (mut query, mut faults) = (Box::new(query.clone()), Vec::new());
     loop {
         let statement = Statement::Statement(Box::new(ast::Statement::Query(query.clone())));
         let error = match block_on(state.statement_to_plan(statement)) {
             Ok(plan) => return (Ok(plan), faults),
             Err(error) => error,
         };
-        let at = place(&mut query, &error).unwrap_or(Location { line: view.line, column: view.column });
+        let at = place(&mut query, &error).unwrap_or(Location { line, column });
         let mended = faults.len() + 1 < FAULTS_MAX && mend(&mut query, &error, at);
-        let fault = explain(error, &view.file, at.line, at.column, &format!("view {}", view.name));
+        let fault = explain(error, file, at.line, at.column, what);
         if !mended {
             return (Err(fault), faults);
         }

@@ -324,7 +324,8 @@ fn parse_watermark(cursor: &mut Cursor<'_>, faults: &mut Vec<Error>) -> Result<(
     Ok((column, bound.unwrap_or_default(), place))
 }
 
-fn arrow_type(declared: &ast::DataType) -> Option<DataType> {
+/// The type of values of this SQL type, if there is one.
+pub(super) fn arrow_type(declared: &ast::DataType) -> Option<DataType> {
     use ast::DataType as Sql;
     Some(match declared {
         Sql::Varchar(_) | Sql::CharacterVarying(_) | Sql::Text | Sql::String(_) => DataType::Utf8View,

@@ -51,7 +51,9 @@ pub const ROW: &str = "__row";
 /// Plans one view; all its faults, as far as one does not hide the others.
 pub fn plan(session: &SessionContext, sources: &[PlannedSource], view: &ViewText) -> Result<PlannedView, Vec<Error>> {
     let state = session.state();
-    let (raw, mut faults) = names::resolve(&state, view);
+    let what = format!("view {}", view.name);
+    let named = names::Named { what: &what, file: &view.file, at: (view.line, view.column), query: &view.query };
+    let (raw, mut faults) = names::resolve(&state, named);
     match raw.and_then(|raw| split(&state, sources, view, raw)) {
         Ok(planned) if faults.is_empty() => return Ok(planned),
         Ok(_) => {}

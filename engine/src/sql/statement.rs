@@ -7,6 +7,7 @@ use sqlparser::ast;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::Token;
 
+use super::endpoint::{self, Endpoint, Gauge};
 use super::source::{self, Source};
 use super::text::{DIALECT, Tokens};
 use super::view::{self, ViewText};
@@ -19,6 +20,10 @@ pub enum Statement {
     Source(Source),
     /// `CREATE MATERIALIZED VIEW`.
     View(ViewText),
+    /// `CREATE ENDPOINT`.
+    Endpoint(Endpoint),
+    /// `CREATE GAUGE`.
+    Gauge(Gauge),
 }
 
 /// Parses one statement; every fault of it, as far as it can be read.
@@ -34,26 +39,30 @@ pub fn parse(tokens: &Tokens) -> Result<Statement, Vec<Error>> {
 fn other(cursor: &mut Cursor<'_>) -> Result<Statement> {
     if !cursor.words(&["create"]) {
         return Err(cursor
-            .error("TG-SQL-STATEMENT", "a statement must begin with CREATE SOURCE or CREATE MATERIALIZED VIEW")
+            .error(
+                "TG-SQL-STATEMENT",
+                "a statement must begin with CREATE SOURCE, CREATE MATERIALIZED VIEW, CREATE ENDPOINT or CREATE GAUGE",
+            )
             .hint("ad-hoc queries do not belong in the directory of views"));
     }
     if cursor.words(&["materialized", "view"]) {
         return view::parse(cursor).map(Statement::View);
     }
-    for word in ["endpoint", "gauge"] {
-        if cursor.peek_words(&[word]) {
-            return Err(cursor
-                .error("TG-SQL-NOT-YET", format!("CREATE {} is not supported yet", word.to_uppercase()))
-                .hint("leave it out"));
-        }
+    if cursor.words(&["endpoint"]) {
+        return endpoint::parse(cursor).map(Statement::Endpoint);
+    }
+    if cursor.words(&["gauge"]) {
+        return endpoint::parse_gauge(cursor).map(Statement::Gauge);
     }
     if cursor.peek_words(&["view"]) {
         return Err(cursor
             .error("TG-SQL-STATEMENT", "CREATE VIEW is not supported")
             .hint("write CREATE MATERIALIZED VIEW"));
     }
-    Err(cursor.error("TG-SQL-STATEMENT", "only CREATE SOURCE and CREATE MATERIALIZED VIEW are supported"))
+    Err(cursor.error("TG-SQL-STATEMENT", format!("only {KNOWN} are supported")))
 }
+
+const KNOWN: &str = "CREATE SOURCE, CREATE MATERIALIZED VIEW, CREATE ENDPOINT and CREATE GAUGE";
 
 /// The name of the source that a statement is to declare, as far as it can be read.
 pub fn source_name(tokens: &Tokens) -> Option<String> {
@@ -99,7 +108,8 @@ impl Cursor<'_> {
         self.tokens.error(index, code, message)
     }
 
-    fn peek(&self) -> Option<&Token> {
+    /// The next token.
+    pub fn peek(&self) -> Option<&Token> {
         self.tokens.tokens.get(self.index).map(|token| &token.token)
     }
 
@@ -210,6 +220,25 @@ impl Cursor<'_> {
             }
         }
         self.tokens.tokens.len()
+    }
+
+    /// How many tokens the statement has.
+    pub fn len(&self) -> usize {
+        self.tokens.tokens.len()
+    }
+
+    /// The index of the parenthesis that closes the one before the next token, or of the end.
+    pub fn closing(&self) -> usize {
+        let mut depth = 0;
+        for (index, token) in self.tokens.tokens.iter().enumerate().skip(self.index) {
+            match token.token {
+                Token::LParen => depth += 1,
+                Token::RParen if depth == 0 => return index,
+                Token::RParen => depth -= 1,
+                _ => {}
+            }
+        }
+        self.len()
     }
 
     /// Takes `(key = 'value', …)`; a key is words joined by dots, or a string.

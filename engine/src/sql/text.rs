@@ -112,6 +112,8 @@ pub fn declarations<'a>(file: &str, text: &'a str) -> Result<(Vec<StatementText>
         let statement = text[offset(start)..until].trim_end();
         let name = own.iter().find_map(|token| match &token.token {
             Token::Word(word) => declared(word),
+            // The path of an endpoint.
+            Token::SingleQuotedString(path) => Some(path.clone()),
             _ => None,
         });
         found.push(StatementText {
@@ -125,12 +127,15 @@ pub fn declarations<'a>(file: &str, text: &'a str) -> Result<(Vec<StatementText>
     Ok((found, ""))
 }
 
+/// The words before the name that a statement declares.
+const KINDS: [&str; 7] = ["create", "source", "table", "materialized", "view", "endpoint", "gauge"];
+
 /// A word as the name that a statement declares, unless it says what is declared.
 fn declared(word: &Word) -> Option<String> {
     let folded = word.value.to_lowercase();
     match word.quote_style {
         Some(_) => Some(word.value.clone()),
-        None if ["create", "source", "table", "materialized", "view"].contains(&folded.as_str()) => None,
+        None if KINDS.contains(&folded.as_str()) => None,
         None => Some(folded),
     }
 }

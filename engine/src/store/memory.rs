@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::pieces::{STATE_VERSION, unpack};
 use super::status::{DeadLetterRow, PartitionStatus, PipelineStatus, Status, ViewStatus};
 use super::{
-    Commit, Expired, FoundPiece, GIVEN_REASONS, GivenReject, Lease, Settled, Stop, Store, Stored, StoredPartition,
-    StoredView, ViewStart, Writer, expired_rows,
+    Commit, Expired, FoundPiece, GIVEN_REASONS, GivenReject, Lease, Settled, Snapshot, Stop, Store, Stored,
+    StoredPartition, StoredView, ViewStart, Wanted, Writer, expired_rows,
 };
 use crate::error::{Error, Result};
 use crate::sql::planned::Table;
@@ -188,6 +188,12 @@ impl Store for MemoryStore {
         Ok(batch.slice(from, batch.num_rows() - from))
     }
 
+    async fn snapshot(&self) -> Result<Arc<dyn Snapshot>> {
+        let held = self.held();
+        let tables = held.tables.iter().map(|(name, rows)| Ok((name.clone(), rows.batch()?)));
+        Ok(Arc::new(MemorySnapshot { tables: tables.collect::<Result<_>>()? }))
+    }
+
     async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64> {
         let mut held = self.held();
         let Some(rows) = held.tables.get_mut(&table.name) else { return Ok(0) };
@@ -210,6 +216,28 @@ impl Store for MemoryStore {
             held.tables.remove(view);
         }
         Ok(found)
+    }
+}
+
+/// Every table as it was.
+struct MemorySnapshot {
+    tables: BTreeMap<String, RecordBatch>,
+}
+
+#[async_trait]
+impl Snapshot for MemorySnapshot {
+    async fn rows(&self, table: &Table, wanted: &Wanted) -> Result<RecordBatch> {
+        let rows = self.tables.get(&table.name).cloned();
+        let rows = rows.unwrap_or_else(|| RecordBatch::new_empty(table.schema()));
+        Ok(rows.project(&wanted.columns)?)
+    }
+
+    async fn extent(&self, _: &Table, _: usize) -> Result<Option<(i64, i64)>> {
+        Ok(None)
+    }
+
+    async fn done(&self) -> Result<()> {
+        Ok(())
     }
 }
 

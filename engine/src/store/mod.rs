@@ -15,6 +15,8 @@ pub mod postgres;
 pub mod sqlite;
 pub mod status;
 
+use std::sync::Arc;
+
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, TimeUnit};
@@ -50,10 +52,102 @@ pub trait Store: Send + Sync {
     async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>>;
     /// Rows of a view's table in the order of its key, all of them or the last ones; none if there is no such table.
     async fn rows(&self, table: &Table, newest: Option<usize>) -> Result<RecordBatch>;
+    /// The database as it is now, for an answer that asks more than once.
+    async fn snapshot(&self) -> Result<Arc<dyn Snapshot>>;
     /// Deletes rows of windows that have ended long ago, a slice of them; how many.
     async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64>;
     /// Removes a view: its table, its state, its progress. The pipeline's owner is fenced. Whether there was one.
     async fn drop_view(&self, view: &str) -> Result<bool>;
+}
+
+/// The database as it was at one moment.
+#[async_trait]
+pub trait Snapshot: Send + Sync {
+    /// Rows of a view's table, in any order; none if there is no such table. A store may give more than is wanted, but
+    /// for the columns.
+    async fn rows(&self, table: &Table, wanted: &Wanted) -> Result<RecordBatch>;
+    /// The least and the greatest value of a time column in microseconds, unless there is none or it is no quick look.
+    async fn extent(&self, table: &Table, column: usize) -> Result<Option<(i64, i64)>>;
+    /// Ends it. One that is dropped instead costs its session.
+    async fn done(&self) -> Result<()>;
+}
+
+/// What is wanted of a table.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Positions of columns, in the order in which they are wanted.
+    pub columns: Vec<usize>,
+    /// Conditions, all of which must hold.
+    pub bounds: Vec<Bound>,
+    /// At most so many rows.
+    pub limit: Option<usize>,
+}
+
+/// A condition on a column.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    /// The column's position.
+    pub column: usize,
+    /// How it compares with the value.
+    pub comparison: Comparison,
+    /// The value.
+    pub value: BoundValue,
+}
+
+/// How a column compares with a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// `=`
+    Equal,
+    /// `<`
+    Less,
+    /// `<=`
+    LessOrEqual,
+    /// `>`
+    Greater,
+    /// `>=`
+    GreaterOrEqual,
+}
+
+impl Comparison {
+    /// As SQL writes it.
+    pub fn sql(self) -> &'static str {
+        match self {
+            Self::Equal => "=",
+            Self::Less => "<",
+            Self::LessOrEqual => "<=",
+            Self::Greater => ">",
+            Self::GreaterOrEqual => ">=",
+        }
+    }
+}
+
+/// A value that every store compares in the same way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BoundValue {
+    /// Of an integer column.
+    Integer(i64),
+    /// Of a time column, in microseconds.
+    Time(i64),
+    /// Of a text column.
+    Text(String),
+}
+
+/// The most rows that one question reads of a table.
+const SCAN_ROWS_MAX: usize = 1_000_000;
+
+/// How many rows to ask for: one more than may come, so that it shows.
+fn scan_limit(wanted: &Wanted) -> usize {
+    wanted.limit.unwrap_or(SCAN_ROWS_MAX + 1).min(SCAN_ROWS_MAX + 1)
+}
+
+/// Refuses a question that reads too much.
+fn check_scan(table: &Table, rows: usize) -> Result<()> {
+    if rows <= SCAN_ROWS_MAX {
+        return Ok(());
+    }
+    Err(Error::query("TG-SCAN-ROWS", format!("the question reads more than {SCAN_ROWS_MAX} rows of {}", table.name))
+        .hint("narrow it, say to WHERE window_start >= now() - INTERVAL '1 day'"))
 }
 
 /// While it is held, this engine is the one that should own the pipeline.

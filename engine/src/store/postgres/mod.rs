@@ -5,13 +5,14 @@
 //! - `writer`: a commit is made, however long it takes, and an unknown outcome resolved;
 //! - `transaction`: what stands between BEGIN and COMMIT;
 //! - `table`, `columns`: a view's rows as statements and their parameters;
-//! - `read`: what people ask; `readers`: the sessions that answer.
+//! - `read`, `snapshot`: what people ask; `readers`: the sessions that answer.
 
 mod claim;
 mod columns;
 mod lease;
 mod read;
 mod readers;
+mod snapshot;
 mod table;
 mod transaction;
 mod writer;

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 
 use super::lease::PostgresLease;
+use super::snapshot::PostgresSnapshot;
 use super::{Postgres, Session, time};
 use crate::error::Result;
 use crate::sink::quoted;
-use crate::sql::planned::Table;
+use crate::sql::planned::{Table, TableColumn};
 use crate::store::status::{DeadLetterRow, PartitionStatus, PipelineStatus, Status, ViewStatus};
-use crate::store::{Expired, Lease, Stop, Store};
+use crate::store::{Expired, Lease, Snapshot, Stop, Store};
 use crate::time::NONE;
 use crate::view::Counts;
 
@@ -25,6 +26,23 @@ fn us(column: &str) -> String {
 /// Whether an engine has made our tables: before its first start there is nothing to tell.
 async fn has_tables(session: &Session) -> Result<bool> {
     Ok(session.one("SELECT to_regclass('tidegate.leases') IS NOT NULL", &[]).await?.get(0))
+}
+
+/// A column as text, which the server writes and Arrow reads exactly, so that no second set of binary formats is needed.
+pub(super) fn as_text(column: &TableColumn) -> String {
+    format!("{}::text", quoted(&column.name))
+}
+
+/// Rows of columns that came as text.
+pub(super) fn text_rows(rows: &[tokio_postgres::Row], schema: &SchemaRef) -> Result<RecordBatch> {
+    let mut arrays: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
+    for (index, field) in schema.fields().iter().enumerate() {
+        let text: StringArray = rows.iter().map(|row| row.get::<_, Option<&str>>(index)).collect();
+        let text: ArrayRef = Arc::new(text);
+        arrays.push(cast(&text, field.data_type())?);
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+    Ok(RecordBatch::try_new_with_options(schema.clone(), arrays, &options)?)
 }
 
 #[async_trait]
@@ -155,8 +173,7 @@ impl Store for Postgres {
         if !exists.get::<_, bool>(0) {
             return Ok(RecordBatch::new_empty(table.schema()));
         }
-        // As text, which the server writes and Arrow reads exactly, so that no second set of binary formats is needed.
-        let columns: Vec<String> = table.columns.iter().map(|c| format!("{}::text", quoted(&c.name))).collect();
+        let columns: Vec<String> = table.columns.iter().map(as_text).collect();
         let order = |direction: &str| {
             table.key().map(|c| format!("{} {direction}", quoted(&c.name))).collect::<Vec<_>>().join(", ")
         };
@@ -166,17 +183,11 @@ impl Store for Postgres {
             session.all(&format!("SELECT {list} FROM {name} ORDER BY {} {limit}", order("DESC")), &[]).await?;
         reader.done();
         rows.reverse();
-        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(table.columns.len());
-        for (index, column) in table.columns.iter().enumerate() {
-            let text: StringArray = rows.iter().map(|row| row.get::<_, Option<&str>>(index)).collect();
-            let text: ArrayRef = Arc::new(text);
-            arrays.push(match &column.data_type {
-                // Boolean has no text in common.
-                DataType::Boolean => cast(&text, &DataType::Boolean)?,
-                other => cast(&text, other)?,
-            });
-        }
-        Ok(RecordBatch::try_new(table.schema(), arrays)?)
+        text_rows(&rows, &table.schema())
+    }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Snapshot>> {
+        Ok(Arc::new(PostgresSnapshot::begin(self).await?))
     }
 
     async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64> {

@@ -5,12 +5,14 @@
 //! machine loses power, but only whole ones: results, offsets and state go back together, and the log is read again.
 
 mod commit;
+mod snapshot;
 mod table;
 mod values;
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch};
@@ -21,8 +23,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, Sqlite, SqliteConnect
 
 use super::status::{DeadLetterRow, PartitionStatus, PipelineStatus, Status, ViewStatus};
 use super::{
-    Expired, Lease, SCHEMA_VERSION, Stop, Store, Stored, StoredPartition, StoredView, Writer, holder, other_schema,
-    same_topic,
+    Expired, Lease, SCHEMA_VERSION, Snapshot, Stop, Store, Stored, StoredPartition, StoredView, Writer, holder,
+    other_schema, same_topic,
 };
 use crate::error::{Error, Result};
 use crate::sink::quoted;
@@ -30,6 +32,7 @@ use crate::sql::planned::Table;
 use crate::time::NONE;
 use crate::view::Counts;
 use commit::SqliteWriter;
+use snapshot::SqliteSnapshot;
 use table::TableSql;
 use values::Value;
 
@@ -305,6 +308,10 @@ impl Store for SqliteStore {
         let arrays: Vec<ArrayRef> =
             columns.map(|(index, column)| values::array(&rows, index, &column.data_type)).collect::<Result<_>>()?;
         Ok(RecordBatch::try_new(table.schema(), arrays)?)
+    }
+
+    async fn snapshot(&self) -> Result<Arc<dyn Snapshot>> {
+        Ok(Arc::new(SqliteSnapshot::begin(self).await?))
     }
 
     async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64> {
