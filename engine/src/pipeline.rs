@@ -403,7 +403,9 @@ impl Pipeline {
         let marks = running.partitions.iter().map(|p| (running.watermarks.of(p.id), !p.quiet.is_idle()));
         let frontier = time::frontier(running.frontier, marks.clone());
         let greatest = time::greatest(marks.map(|(mark, _)| mark), self.source.source.bound_us);
-        let emit = self.clock.now().duration_since(running.emitted_at) >= self.settings.engine.emit_every();
+        // What is committed last before an end must not wait for a next time.
+        let emit =
+            checkpoint || self.clock.now().duration_since(running.emitted_at) >= self.settings.engine.emit_every();
         let moved = running.partitions.iter().any(|p| p.position != p.committed || p.quiet.is_idle() != p.stored.0);
         let waiting = emit && running.views.iter().any(View::is_waiting);
         // A topic may fall silent for longer than it keeps its records: what was committed last must not need them.

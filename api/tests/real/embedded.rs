@@ -188,10 +188,70 @@ fn the_demo_accounts_for_every_record_and_its_curls_work() {
             "{wrong}: {text}"
         );
     }
-    assert!(get("/prometheus").1.contains("tidegate_api_request_seconds_count"));
+    for path in ["/metrics?minutes=5&limit=3", "/metrics/latest"] {
+        let (status, text) = get(path);
+        let begins = "{\"latest_window_start\":\"20";
+        assert!(status == 200 && text.starts_with(begins) && text.contains("\"active_viewers\":"), "{path}: {text}");
+    }
+    for by in ["chat_messages", "donations", "donations_usd", "joins", "leaves", "chatters", "active_viewers"] {
+        let (status, text) = get(&format!("/streams/top?minutes=60&by={by}&n=2"));
+        let rows: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let level = |row: usize| rows["rows"][row][by].as_f64().unwrap();
+        assert!(status == 200 && level(0) >= level(1), "{by}: {text}");
+    }
+    let (status, text) = get("/streams/top?by=colour");
+    assert!(status == 400 && text.contains("by=colour is not one of chat_messages, donations"), "{text}");
+    let metrics = get("/prometheus").1;
+    for line in [
+        "tidegate_api_request_seconds_count",
+        "api_db_ok 1",
+        "\napi_stream_metrics_rows_recent ",
+        "\napi_latest_window_age_seconds ",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
     let output = demo.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("demo: every record is accounted for"), "{text}");
+}
+
+#[test]
+fn an_api_without_its_database_says_so() {
+    let _servers = shared();
+    let listen = format!("127.0.0.1:{}", free_port().unwrap());
+    let log = std::env::temp_dir().join(format!("tidegate-api-alone-{}.log", std::process::id()));
+    let mut command = tidegate();
+    command.args(["api", "--listen", &listen, "--queries"]).arg(repository().join("queries"));
+    command.env("DATABASE_URL", format!("postgres://nobody@127.0.0.1:{}/nothing", free_port().unwrap()));
+    let _api = Process::spawn("api", &mut command, &log, None).unwrap();
+    assert!(wait_until(Duration::from_secs(20), || get(&listen, "/health").0 == 503), "{:?}", get(&listen, "/health"));
+    let (status, metrics) = get(&listen, "/prometheus");
+    assert!(status == 200 && metrics.contains("\napi_db_ok 0\n") && !metrics.contains("rows_recent"), "{metrics}");
+    let (status, text) = get(&listen, "/metrics/latest");
+    assert!(status == 503 && text.contains("TG-DATABASE-UNREACHABLE"), "{text}");
+}
+
+#[test]
+fn smoke_passes_on_what_it_starts_and_fails_without_an_engine() {
+    let servers = shared();
+    let world = World::new(&servers, "smoke");
+    let smoke = |arguments: &[&str]| {
+        let mut command = tidegate();
+        command.arg("smoke").args(arguments).args(["--topic", &world.topic, "--queries"]).arg(world.queries());
+        command.arg("--events").arg(repository().join("queries/stream_events.toml"));
+        command.env("KAFKA_BROKERS", servers.kafka.brokers()).env("DATABASE_URL", world.url());
+        let output = command.output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let rest = std::fs::read_to_string(repository().join("queries/rest.sql")).unwrap();
+    world.write_query("rest.sql", &rest);
+    let (passed, text) = smoke(&["--start", "--duration", "2", "--rate", "1000"]);
+    assert!(passed && text.ends_with("smoke: passed\n"), "{text}");
+    for line in ["arrived in its window", "GET /streams/top: ", "gauge api_db_ok: 1", "view talk_5_minutes: decoded "] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let (passed, text) = smoke(&[]);
+    assert!(!passed && text.contains("smoke: FAILED: no offset was committed within"), "{text}");
 }
 
 #[test]
