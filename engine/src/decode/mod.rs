@@ -10,11 +10,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringViewArray,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringViewArray,
     TimestampMicrosecondArray, new_null_array,
 };
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Field, Float32Type, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::batch::{Decoded, PAYLOAD_BYTES_MAX, Record, Reject};
@@ -180,7 +182,15 @@ impl Decoder {
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.columns.len() + 2);
         for (index, from) in self.columns.iter().enumerate() {
             columns.push(match from {
-                From::Payload(position) => payload.column(*position).clone(),
+                From::Payload(position) => {
+                    let column = payload.column(*position);
+                    for row in not_finite(column) {
+                        marks.reject(row, "malformed", || {
+                            format!("{} is no finite number", self.schema.field(index).name())
+                        });
+                    }
+                    column.clone()
+                }
                 From::Metadata(metadata) => metadata_column(*metadata, records, marks),
                 From::Computed => new_null_array(self.schema.field(index).data_type(), 0),
             });
@@ -267,6 +277,19 @@ impl Decoder {
                 });
             }
         }
+    }
+}
+
+/// The rows whose float is none: the decoder takes a number beyond all floats for infinity.
+fn not_finite(column: &ArrayRef) -> Vec<usize> {
+    fn rows<T: ArrowPrimitiveType>(column: &ArrayRef, is_finite: impl Fn(T::Native) -> bool) -> Vec<usize> {
+        let values = column.as_primitive::<T>();
+        (0..values.len()).filter(|row| values.is_valid(*row) && !is_finite(values.value(*row))).collect()
+    }
+    match column.data_type() {
+        DataType::Float32 => rows::<Float32Type>(column, f32::is_finite),
+        DataType::Float64 => rows::<Float64Type>(column, f64::is_finite),
+        _ => Vec::new(),
     }
 }
 
