@@ -4,6 +4,7 @@
 
 mod docs;
 mod golden;
+mod oracle;
 mod preflight;
 mod refusals;
 mod tidy;
