@@ -3,97 +3,62 @@
 //! What is seen is `tidegate.progress`, asked again and again; so each latency is too long by at most one interval of
 //! asking, and by less than the millisecond to which the broker's timestamp is cut.
 
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
-use rdkafka::producer::Producer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sqlx::{Connection, Row};
-use tidegate_bench::local::process::Process;
 use tidegate_bench::local::{Kafka, Postgres, wait_until};
 
+use crate::engine::Engine;
+use crate::eye::{COMMITTED, Eye};
+use crate::load::{Load, now_us};
+use crate::queries::Queries;
 use crate::report::Run;
-use crate::topic::{PARTITIONS, event, producer, send};
-use crate::whole::{binary, queries};
+use crate::topic::PARTITIONS;
 
 const ASK_EVERY: Duration = Duration::from_millis(2);
 
-fn now_us() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
+/// A topic whose records bear the broker's time.
+pub fn topic(kafka: &Kafka, name: &str) -> Result<(), String> {
+    kafka.create_topic(name, PARTITIONS, &[("message.timestamp.type", "LogAppendTime")])
 }
 
-/// A steady load of so many records a second, for so many seconds, over 1,000 keys.
-pub fn run(kafka: &Kafka, postgres: &Postgres, rate: u64, seconds: u64, number: usize) -> Result<Run, String> {
-    let topic = format!("latency-{rate}-{number}");
-    kafka.create_topic(&topic, PARTITIONS, &[("message.timestamp.type", "LogAppendTime")])?;
-    let database = format!("latency_{rate}_{number}");
-    let url = postgres.create_database(&database)?;
-    let dir = queries(&topic)?;
-    let mut command = Command::new(binary()?);
-    command.args(["engine", "--listen", "127.0.0.1:0", "--queries"]).arg(dir.path());
-    command
-        .env("DATABASE_URL", &url)
-        .env("KAFKA_BROKERS", kafka.brokers())
-        .env("TIDEGATE_LOG", "warn")
-        .stdin(Stdio::null());
-    let mut engine = Process::spawn("engine", &mut command, &dir.path().join("engine.log"), None)?;
-    if !wait_until(Duration::from_secs(30), || {
-        postgres.psql(&database, "SELECT count(*) FROM tidegate.progress").is_ok_and(|n| n == PARTITIONS.to_string())
-    }) {
-        return Err("the engine does not start".to_string());
+/// One run under a load.
+pub fn run(kafka: &Kafka, postgres: &Postgres, database: &str, queries: &Queries, load: Load) -> Result<Run, String> {
+    let url = postgres.create_database(database)?;
+    let mut engine = Engine::start(queries, &url, kafka)?;
+    if !wait_until(Duration::from_secs(30), || engine.is_ready()) {
+        return Err(format!("the engine does not start:\n{}", engine.log()));
     }
     let stop = Arc::<AtomicBool>::default();
     let seen = std::thread::spawn({
         let (stop, url) = (stop.clone(), url.clone());
         move || watch(&url, &stop)
     });
-    let sent = produce(&kafka.brokers(), &topic, rate, seconds)?;
-    let caught_up = wait_until(Duration::from_secs(30), || {
-        postgres.psql(&database, "SELECT sum(next_offset) FROM tidegate.progress").is_ok_and(|n| n == sent.to_string())
-    });
+    load.send(&kafka.brokers(), queries.topic(), |_| now_us() / 1000)?;
+    Eye::open(&url)?.wait(COMMITTED, load.total() as i64, Duration::from_secs(30))?;
+    std::thread::sleep(ASK_EVERY * 5);
     stop.store(true, Ordering::Relaxed);
     let seen = seen.join().map_err(|_| "the watcher panicked".to_string())??;
-    engine.stop(libc::SIGTERM, Duration::from_secs(10));
-    if !caught_up {
-        return Err("the engine does not catch up with the load".to_string());
-    }
-    let mut latencies = latencies(&kafka.brokers(), &topic, sent, &seen)?;
+    let usage = engine.used();
+    engine.stop();
+    queries.prove(postgres, database, load.total())?;
+    let mut latencies = latencies(&kafka.brokers(), queries.topic(), load.total(), &seen)?;
     latencies.sort_by(f64::total_cmp);
     let at = |share: f64| latencies.get(((latencies.len() - 1) as f64 * share) as usize).copied();
+    let (p50_ms, p99_ms) = (at(0.5), at(0.99));
     Ok(Run {
-        events_per_s: Some(rate as f64),
-        seconds: seconds as f64,
-        p50_ms: at(0.5),
-        p99_ms: at(0.99),
-        ..Run::default()
+        events_per_s: Some(load.rate as f64),
+        seconds: load.seconds as f64,
+        p50_ms,
+        p99_ms,
+        ..Run::of(usage, load.total())
     })
-}
-
-/// Sends in steps of two milliseconds; how many.
-fn produce(brokers: &str, topic: &str, rate: u64, seconds: u64) -> Result<u64, String> {
-    let producer = producer(brokers)?;
-    let mut rng = ChaCha8Rng::seed_from_u64(rate);
-    let (started, total) = (Instant::now(), rate * seconds);
-    let mut sent = 0;
-    while sent < total {
-        let due = ((started.elapsed().as_secs_f64() * rate as f64) as u64).min(total);
-        while sent < due {
-            let stream = rng.random_range(0..1000u32);
-            let payload = event(&mut rng, sent, stream, now_us() / 1000);
-            send(&producer, topic, (stream % PARTITIONS as u32) as i32, &payload)?;
-            sent += 1;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    producer.flush(Duration::from_secs(30)).map_err(|error| error.to_string())?;
-    Ok(sent)
 }
 
 /// Times at which each partition was first seen committed up to an offset.

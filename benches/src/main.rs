@@ -1,25 +1,30 @@
-//! `make bench`: what a record costs, and how soon it is in Postgres.
+//! `make bench`: what a record costs, how soon it is in Postgres, and how long what happens seldom takes.
 //!
-//! `consume`, `decode` and `floor` use the libraries alone; `whole` and `latency` run the real binary. Each run is a
-//! process of its own, and the system tells what it used. Runs are interleaved, so that a noisy minute hits all rows.
+//! `consume`, `decode` and `floor` use the libraries alone; all others run the real binary. Each run is a process of its
+//! own, and the system tells what it used. Runs are interleaved, so that a noisy minute hits all rows.
 
 mod commit;
+mod dashboards;
+mod engine;
+mod eye;
 mod floor;
+mod lab;
 mod latency;
+mod load;
 mod native;
+mod queries;
 mod report;
+mod rows;
 mod topic;
 mod whole;
 
-use std::collections::HashMap;
-use std::process::{Command, ExitCode};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use report::Run;
-use tidegate_bench::local::process::measure;
-use tidegate_bench::local::{Kafka, Postgres};
-
-const KEYS: [u32; 3] = [10, 1_000, 100_000];
+use lab::{Lab, Sizes};
+use rows::{Often, Work};
+use topic::Topic;
 
 /// Benchmarks against a real Kafka and a real Postgres.
 #[derive(Debug, Parser)]
@@ -30,15 +35,18 @@ struct Arguments {
     /// Runs of each row.
     #[arg(long, default_value_t = 5)]
     runs: usize,
-    /// Only rows whose names begin so.
-    #[arg(long, value_name = "PREFIX", default_value = "")]
-    only: String,
+    /// Only rows whose names begin so; several, separated by commas.
+    #[arg(long, value_name = "PREFIX", default_value = "", value_delimiter = ',')]
+    only: Vec<String>,
     /// Length of a latency run.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Runs of the latency row.
+    /// Runs of the latency rows.
     #[arg(long, default_value_t = 1)]
     latency_runs: usize,
+    /// Where the example is; `queries` here, or that of the sources, if it is not named.
+    #[arg(long, value_name = "DIR")]
+    queries: Option<PathBuf>,
     #[command(subcommand)]
     child: Option<Child>,
 }
@@ -51,19 +59,16 @@ enum Child {
     #[command(hide = true)]
     Floor { brokers: String, topic: String, records: u64 },
     #[command(hide = true)]
-    Decode { keys: u32, records: u64 },
+    Decode { topic: String, records: u64 },
     #[command(hide = true)]
-    DecodeSetup { keys: u32, records: u64 },
+    DecodeSetup { topic: String, records: u64 },
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.child {
         None => bench(&arguments),
-        Some(Child::Consume { brokers, topic, records }) => floor::consume(brokers, topic, *records),
-        Some(Child::Floor { brokers, topic, records }) => floor::floor(brokers, topic, *records),
-        Some(Child::Decode { keys, records }) => floor::decode(*keys, *records),
-        Some(Child::DecodeSetup { keys, records }) => floor::decode_setup(*keys, *records),
+        Some(child) => measured(child),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -74,75 +79,77 @@ fn main() -> ExitCode {
     }
 }
 
+fn measured(child: &Child) -> Result<(), String> {
+    match child {
+        Child::Consume { brokers, topic, records } => floor::consume(brokers, Topic::named(topic)?, *records),
+        Child::Floor { brokers, topic, records } => floor::floor(brokers, Topic::named(topic)?, *records),
+        Child::Decode { topic, records } => floor::decode(Topic::named(topic)?, *records),
+        Child::DecodeSetup { topic, records } => floor::decode_setup(Topic::named(topic)?, *records),
+    }
+}
+
+impl Arguments {
+    fn rows(&self) -> Result<Vec<(String, Work)>, String> {
+        let mut rows = rows::all();
+        rows.retain(|(name, _)| self.only.iter().any(|prefix| name.starts_with(prefix)));
+        if rows.is_empty() { Err(format!("no row begins with {:?}", self.only.join(", "))) } else { Ok(rows) }
+    }
+
+    fn runs_of(&self, work: Work) -> usize {
+        match work.often() {
+            Often::Usual => self.runs,
+            Often::Once => self.latency_runs,
+        }
+    }
+
+    /// Where the example is.
+    fn shipped(&self) -> PathBuf {
+        let here = || Some(PathBuf::from("queries")).filter(|dir| dir.is_dir());
+        self.queries.clone().or_else(here).unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../queries"))
+    }
+}
+
 fn bench(arguments: &Arguments) -> Result<(), String> {
-    let records = arguments.records;
-    let mut names: Vec<String> = ["consume", "decode", "floor"].map(String::from).to_vec();
-    names.extend(KEYS.map(|keys| format!("whole/keys={keys}")));
-    names.push("latency/rate=20000".to_string());
-    for rows in [0, 1_000, 10_000] {
-        names.extend(["sqlx", "tokio-postgres"].map(|client| format!("commit/{client}/rows={rows}")));
-    }
-    names.retain(|name| name.starts_with(&arguments.only));
-    if names.is_empty() {
-        return Err(format!("no row begins with {:?}", arguments.only));
-    }
+    let rows = arguments.rows()?;
+    let sizes = Sizes { records: arguments.records, seconds: arguments.seconds };
     eprintln!("starting Postgres and Kafka …");
-    let (postgres, kafka) = (Postgres::start()?, Kafka::start("1g")?);
-    let mut topics: HashMap<u32, String> = HashMap::new();
-    for keys in KEYS {
-        let wanted = |name: &String| {
-            name.ends_with(&format!("keys={keys}")) || (keys == 1_000 && ["consume", "floor"].contains(&name.as_str()))
-        };
-        if names.iter().any(wanted) {
-            eprintln!("filling a topic with {records} records of {keys} keys …");
-            topics.insert(keys, topic::fill(&kafka, keys, records)?);
+    let lab = Lab::start(sizes, &arguments.shipped())?;
+    let mut filled: Vec<Topic> = Vec::new();
+    for topic in rows.iter().filter_map(|(_, work)| work.topic()) {
+        if !filled.contains(&topic) {
+            lab.fill(topic)?;
+            filled.push(topic);
         }
     }
-    let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    let child = |arguments: &[&str]| measure(Command::new(&own).args(arguments));
-    let (brokers, count) = (kafka.brokers(), records.to_string());
-    let mut rows: Vec<(String, Vec<Run>)> = names.iter().map(|name| (name.clone(), Vec::new())).collect();
-    for number in 0..arguments.runs {
-        for (name, runs) in &mut rows {
-            let run = match name.as_str() {
-                "consume" | "floor" => Run::of(child(&[name, &brokers, &topics[&1_000], &count])?, records),
-                "decode" => {
-                    // Less what it takes to make the payloads.
-                    let (all, setup) = (child(&["decode", "1000", &count])?, child(&["decode-setup", "1000", &count])?);
-                    let mut usage = all;
-                    usage.cpu_seconds -= setup.cpu_seconds;
-                    usage.seconds -= setup.seconds;
-                    Run::of(usage, records)
+    let mut table: Vec<report::Row> = rows.iter().map(|(name, _)| (name.clone(), Vec::new())).collect();
+    let mut failed = Vec::new();
+    let rounds = rows.iter().map(|(_, work)| arguments.runs_of(*work)).max().unwrap_or(0);
+    for number in 0..rounds {
+        for ((name, work), (_, runs)) in rows.iter().zip(&mut table) {
+            if number >= arguments.runs_of(*work) {
+                continue;
+            }
+            match lab.run(name, *work, number) {
+                Ok(run) => {
+                    eprintln!("{name} run {}: {}", number + 1, run.said());
+                    runs.push(run);
                 }
-                commit if commit.starts_with("commit/") => {
-                    let (client, rows) = commit["commit/".len()..].split_once("/rows=").ok_or("a row without rows")?;
-                    commit::run(&postgres, client, rows.parse().map_err(|_| format!("{commit}: no rows"))?)?
+                Err(error) => {
+                    eprintln!("{name} run {} FAILED: {error}", number + 1);
+                    failed.push(name.as_str());
                 }
-                latency if latency.starts_with("latency") => {
-                    if number >= arguments.latency_runs {
-                        continue;
-                    }
-                    latency::run(&kafka, &postgres, 20_000, arguments.seconds, number)?
-                }
-                whole => {
-                    let keys: u32 =
-                        whole.rsplit('=').next().and_then(|keys| keys.parse().ok()).ok_or("a row without keys")?;
-                    whole::run(&kafka, &postgres, &topics[&keys], records, number)?
-                }
-            };
-            eprintln!("{name} run {}: {run:?}", number + 1);
-            runs.push(run);
+            }
         }
     }
-    println!("{}", report::table(&rows));
+    println!("{}", report::tables(&table));
     println!(
-        "\nmedian [min..max] of {} interleaved runs over {records} records; whole is\n{}",
-        arguments.runs,
-        whole::QUERY
+        "\nmedian [min..max] of interleaved runs over {} records; whole/keys is\n{}",
+        arguments.records,
+        queries::QUERY
     );
     if let Some(file) = std::env::var_os("BENCH_JSON") {
-        std::fs::write(&file, format!("{:#}\n", report::json(&rows)))
-            .map_err(|error| format!("{}: {error}", file.display()))?;
+        std::fs::write(&file, format!("{:#}\n", report::json(&table)))
+            .map_err(|error| format!("{}: {error}", Path::new(&file).display()))?;
     }
-    Ok(())
+    if failed.is_empty() { Ok(()) } else { Err(format!("runs have failed: {}", failed.join(", "))) }
 }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Result, wait_until};
 
@@ -15,6 +15,7 @@ use super::{Result, wait_until};
 pub struct Process {
     child: Child,
     name: String,
+    started: Instant,
 }
 
 impl Process {
@@ -29,12 +30,20 @@ impl Process {
         if let Some((uid, gid)) = user {
             command.uid(uid).gid(gid);
         }
-        Ok(Self { child: command.spawn().map_err(told)?, name: name.to_string() })
+        let started = Instant::now();
+        Ok(Self { child: command.spawn().map_err(told)?, name: name.to_string(), started })
     }
 
     /// Its pid.
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
+    }
+
+    /// What it has used so far.
+    pub fn used(&self) -> Usage {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let peak_mib = peak_of(self.pid()) as f64 / 1024.0;
+        Usage { seconds, cpu_seconds: cpu_seconds_of(self.pid()), peak_mib }
     }
 
     /// Sends a signal.
@@ -92,7 +101,7 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// What a finished process has used.
+/// What a process has used.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     /// From start to end.
@@ -105,7 +114,7 @@ pub struct Usage {
 
 /// Runs a command to its end and asks the system what it used.
 pub fn measure(command: &mut Command) -> Result<Usage> {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let child = command.spawn().map_err(|error| format!("cannot start {command:?}: {error}"))?;
     let pid = child.id() as i32;
     let mut status = 0;
@@ -129,6 +138,17 @@ pub fn measure(command: &mut Command) -> Result<Usage> {
     let usage = unsafe { usage.assume_init() };
     let time = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
     Ok(Usage { seconds, cpu_seconds: time(usage.ru_utime) + time(usage.ru_stime), peak_mib: peak_kib as f64 / 1024.0 })
+}
+
+/// User and system time so far.
+fn cpu_seconds_of(pid: i32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in brackets, may have spaces; of what follows it the 12th and the 13th are counted in ticks.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
+    // SAFETY: sysconf touches no memory of ours.
+    let a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    ticks as f64 / a_second.max(1) as f64
 }
 
 /// Peak of resident memory so far, in KiB.

@@ -1,0 +1,81 @@
+//! What rows there are.
+
+use crate::queries::Views;
+use crate::topic::Topic;
+
+/// A thousand keys: what most rows read.
+pub const USUAL: Topic = Topic::Keys(1_000);
+
+/// What a row measures.
+#[derive(Debug, Clone, Copy)]
+pub enum Work {
+    /// The client alone.
+    Consume,
+    /// The decoder alone.
+    Decode,
+    /// Both.
+    Floor(Topic),
+    /// The engine on a filled topic.
+    Whole(Topic, Views),
+    /// So many records a second: how soon they are committed.
+    Latency(Views, u64),
+    /// A client of Postgres, and rows of a commit.
+    Commit(&'static str, usize),
+}
+
+/// How often a row is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Often {
+    /// As often as is asked for.
+    Usual,
+    /// A single run has many figures.
+    Once,
+}
+
+impl Work {
+    /// The topic that it reads, if others may read it too.
+    pub fn topic(self) -> Option<Topic> {
+        match self {
+            Self::Consume => Some(USUAL),
+            Self::Floor(topic) | Self::Whole(topic, _) => Some(topic),
+            _ => None,
+        }
+    }
+
+    /// How often it is measured.
+    pub fn often(self) -> Often {
+        match self {
+            Self::Latency(..) => Often::Once,
+            _ => Often::Usual,
+        }
+    }
+}
+
+/// All rows by name.
+pub fn all() -> Vec<(String, Work)> {
+    let mut rows: Vec<(String, Work)> = vec![
+        ("consume".into(), Work::Consume),
+        ("decode".into(), Work::Decode),
+        ("floor".into(), Work::Floor(USUAL)),
+        ("floor/wide".into(), Work::Floor(Topic::Wide)),
+    ];
+    for keys in [10, 1_000, 100_000] {
+        rows.push((format!("whole/keys={keys}"), Work::Whole(Topic::Keys(keys), Views::Minute)));
+    }
+    rows.push(("whole/example".into(), Work::Whole(USUAL, Views::Example)));
+    for count in [1, 5, 20] {
+        rows.push((format!("whole/queries={count}"), Work::Whole(USUAL, Views::Dashboards(count))));
+    }
+    rows.extend([
+        ("disorder".into(), Work::Whole(Topic::Disorder, Views::Minute)),
+        ("wide".into(), Work::Whole(Topic::Wide, Views::Wide)),
+        ("latency/rate=20000".into(), Work::Latency(Views::Minute, 20_000)),
+        ("latency/example/rate=5000".into(), Work::Latency(Views::Example, 5_000)),
+    ]);
+    for count in [0, 1_000, 10_000] {
+        for client in ["sqlx", "tokio-postgres"] {
+            rows.push((format!("commit/{client}/rows={count}"), Work::Commit(client, count)));
+        }
+    }
+    rows
+}
