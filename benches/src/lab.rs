@@ -11,7 +11,7 @@ use crate::queries::{Queries, Views};
 use crate::report::Run;
 use crate::rows::{USUAL, Work};
 use crate::topic::Topic;
-use crate::{commit, latency, whole};
+use crate::{close, commit, latency, restart, whole};
 
 /// What a bench runs on.
 pub struct Lab {
@@ -64,6 +64,14 @@ impl Lab {
                 latency::topic(kafka, &own)?;
                 let load = Load { rate, seconds: self.sizes.seconds };
                 latency::run(kafka, postgres, &own, &self.queries(views, &own)?, load)
+            }
+            Work::Restart(found) => {
+                restart::topic(kafka, &own)?;
+                restart::run(kafka, postgres, &own, &self.queries(Views::Hour, &own)?, found)
+            }
+            Work::Close(views) => {
+                close::topic(kafka, &own)?;
+                close::run(kafka, postgres, &own, &self.queries(views, &own)?)
             }
             Work::Commit(client, rows) => commit::run(postgres, client, rows),
         }

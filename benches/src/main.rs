@@ -3,6 +3,7 @@
 //! `consume`, `decode` and `floor` use the libraries alone; all others run the real binary. Each run is a process of its
 //! own, and the system tells what it used. Runs are interleaved, so that a noisy minute hits all rows.
 
+mod close;
 mod commit;
 mod dashboards;
 mod engine;
@@ -14,6 +15,7 @@ mod load;
 mod native;
 mod queries;
 mod report;
+mod restart;
 mod rows;
 mod topic;
 mod whole;
@@ -44,6 +46,9 @@ struct Arguments {
     /// Runs of the latency rows.
     #[arg(long, default_value_t = 1)]
     latency_runs: usize,
+    /// Runs of restarts and closes, at most.
+    #[arg(long, default_value_t = 3)]
+    slow_runs: usize,
     /// Where the example is; `queries` here, or that of the sources, if it is not named.
     #[arg(long, value_name = "DIR")]
     queries: Option<PathBuf>,
@@ -98,6 +103,7 @@ impl Arguments {
     fn runs_of(&self, work: Work) -> usize {
         match work.often() {
             Often::Usual => self.runs,
+            Often::Slow => self.runs.min(self.slow_runs),
             Often::Once => self.latency_runs,
         }
     }

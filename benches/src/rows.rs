@@ -1,6 +1,7 @@
 //! What rows there are.
 
 use crate::queries::Views;
+use crate::restart::Found;
 use crate::topic::Topic;
 
 /// A thousand keys: what most rows read.
@@ -19,6 +20,10 @@ pub enum Work {
     Whole(Topic, Views),
     /// So many records a second: how soon they are committed.
     Latency(Views, u64),
+    /// The start after a crash.
+    Restart(Found),
+    /// The close of a large window.
+    Close(Views),
     /// A client of Postgres, and rows of a commit.
     Commit(&'static str, usize),
 }
@@ -28,6 +33,8 @@ pub enum Work {
 pub enum Often {
     /// As often as is asked for.
     Usual,
+    /// Less often: it takes long, and is a figure of seconds.
+    Slow,
     /// A single run has many figures.
     Once,
 }
@@ -46,6 +53,7 @@ impl Work {
     pub fn often(self) -> Often {
         match self {
             Self::Latency(..) => Often::Once,
+            Self::Restart(_) | Self::Close(_) => Often::Slow,
             _ => Often::Usual,
         }
     }
@@ -71,6 +79,10 @@ pub fn all() -> Vec<(String, Work)> {
         ("wide".into(), Work::Whole(Topic::Wide, Views::Wide)),
         ("latency/rate=20000".into(), Work::Latency(Views::Minute, 20_000)),
         ("latency/example/rate=5000".into(), Work::Latency(Views::Example, 5_000)),
+        ("restart/checkpoint".into(), Work::Restart(Found::Checkpoint)),
+        ("restart/rebuild".into(), Work::Restart(Found::Rebuild)),
+        (format!("close/groups={}", crate::close::GROUPS), Work::Close(Views::HourOnClose)),
+        (format!("close/update/groups={}", crate::close::GROUPS), Work::Close(Views::Hour)),
     ]);
     for count in [0, 1_000, 10_000] {
         for client in ["sqlx", "tokio-postgres"] {
