@@ -11,7 +11,7 @@ use crate::queries::{Queries, Views};
 use crate::report::Run;
 use crate::rows::{USUAL, Work};
 use crate::topic::Topic;
-use crate::{close, commit, latency, restart, whole};
+use crate::{close, commit, latency, restart, steady, whole};
 
 /// What a bench runs on.
 pub struct Lab {
@@ -31,6 +31,8 @@ pub struct Sizes {
     pub records: u64,
     /// Length of a latency run.
     pub seconds: u64,
+    /// Length of a steady run.
+    pub steady_seconds: u64,
 }
 
 impl Lab {
@@ -64,6 +66,11 @@ impl Lab {
                 latency::topic(kafka, &own)?;
                 let load = Load { rate, seconds: self.sizes.seconds };
                 latency::run(kafka, postgres, &own, &self.queries(views, &own)?, load)
+            }
+            Work::Steady(rate) => {
+                steady::topic(kafka, &own)?;
+                let load = Load { rate, seconds: self.sizes.steady_seconds };
+                steady::run(kafka, postgres, &own, &self.queries(Views::Example, &own)?, load)
             }
             Work::Restart(found) => {
                 restart::topic(kafka, &own)?;

@@ -17,6 +17,7 @@ mod queries;
 mod report;
 mod restart;
 mod rows;
+mod steady;
 mod topic;
 mod whole;
 
@@ -43,9 +44,12 @@ struct Arguments {
     /// Length of a latency run.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Runs of the latency rows.
+    /// Runs of the latency rows, and of the steady one.
     #[arg(long, default_value_t = 1)]
     latency_runs: usize,
+    /// Length of the steady run.
+    #[arg(long, default_value_t = 300)]
+    steady_seconds: u64,
     /// Runs of restarts and closes, at most.
     #[arg(long, default_value_t = 3)]
     slow_runs: usize,
@@ -117,7 +121,8 @@ impl Arguments {
 
 fn bench(arguments: &Arguments) -> Result<(), String> {
     let rows = arguments.rows()?;
-    let sizes = Sizes { records: arguments.records, seconds: arguments.seconds };
+    let sizes =
+        Sizes { records: arguments.records, seconds: arguments.seconds, steady_seconds: arguments.steady_seconds };
     eprintln!("starting Postgres and Kafka …");
     let lab = Lab::start(sizes, &arguments.shipped())?;
     let mut filled: Vec<Topic> = Vec::new();

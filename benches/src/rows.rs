@@ -20,6 +20,8 @@ pub enum Work {
     Whole(Topic, Views),
     /// So many records a second: how soon they are committed.
     Latency(Views, u64),
+    /// So many records a second for a long time.
+    Steady(u64),
     /// The start after a crash.
     Restart(Found),
     /// The close of a large window.
@@ -52,7 +54,7 @@ impl Work {
     /// How often it is measured.
     pub fn often(self) -> Often {
         match self {
-            Self::Latency(..) => Often::Once,
+            Self::Latency(..) | Self::Steady(_) => Often::Once,
             Self::Restart(_) | Self::Close(_) => Often::Slow,
             _ => Often::Usual,
         }
@@ -79,6 +81,7 @@ pub fn all() -> Vec<(String, Work)> {
         ("wide".into(), Work::Whole(Topic::Wide, Views::Wide)),
         ("latency/rate=20000".into(), Work::Latency(Views::Minute, 20_000)),
         ("latency/example/rate=5000".into(), Work::Latency(Views::Example, 5_000)),
+        ("steady/example/rate=20000".into(), Work::Steady(20_000)),
         ("restart/checkpoint".into(), Work::Restart(Found::Checkpoint)),
         ("restart/rebuild".into(), Work::Restart(Found::Rebuild)),
         (format!("close/groups={}", crate::close::GROUPS), Work::Close(Views::HourOnClose)),
