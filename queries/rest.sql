@@ -1,7 +1,7 @@
 -- What people ask of the example's tables over HTTP, and what Prometheus scrapes of them.
 
 -- The minutes of the last hour, newest first. Each row has the viewers at its window's end: those of now, less who has
--- come since then.
+-- come since then. (A join that comes too late for its minute counts from the beginning: it was before all of these.)
 CREATE ENDPOINT '/metrics' (minutes INT DEFAULT 60 BETWEEN 1 AND 1440, limit INT DEFAULT 1000 BETWEEN 1 AND 10000)
   FIELD latest_window_start AS (SELECT max(window_start) FROM stream_metrics_minute)
 AS

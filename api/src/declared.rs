@@ -1,5 +1,6 @@
 //! What `queries/` declares for people and for Prometheus: endpoints as routes, gauges as metrics.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,77 +12,147 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, Opts, Registry};
-use tidegate_engine::ask::Asker;
+use tidegate_engine::ask::{Asker, Sample};
+use tidegate_engine::error::{Error, Kind, Result};
 use tidegate_engine::sql::endpoint::{DB_OK, Endpoint, Gauge};
 use tidegate_engine::time::clock;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use crate::router::{failed, problem};
 
-/// How long an answer may take.
+/// How long an answer may take, and its parts: the database shall be heard before the answer is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
+const QUERY_PATIENCE: Duration = Duration::from_secs(8);
+
+/// How long all gauges together may take: Prometheus gives up after 10 s.
+const GAUGES_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Answers that are computed at a time.
+const ANSWERS_MAX: usize = 4;
+
+/// Answers, on threads of their own: a query that computes and computes must not keep the api from saying so.
+#[derive(Clone)]
+pub struct Answers {
+    asker: Arc<Asker>,
+    threads: Handle,
+    turns: Arc<Semaphore>,
+}
+
+impl Answers {
+    /// Answers by this asker on these threads.
+    pub fn new(asker: Asker, threads: Handle) -> Self {
+        Self { asker: Arc::new(asker), threads, turns: Arc::new(Semaphore::new(ANSWERS_MAX)) }
+    }
+
+    /// Computes something there, as soon as it is its turn; none if it does not end in time.
+    async fn compute<T, F>(&self, patience: Duration, work: impl FnOnce(Arc<Asker>) -> F) -> Option<Result<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let (turns, work) = (self.turns.clone(), work(self.asker.clone()));
+        let mut task = self.threads.spawn(async move {
+            let _turn = turns.acquire_owned().await;
+            work.await
+        });
+        match tokio::time::timeout(patience, &mut task).await {
+            Ok(Ok(result)) => Some(result),
+            Ok(Err(error)) => Some(Err(Error::bug(format!("an answer's task ended: {error}")))),
+            Err(_) => {
+                task.abort();
+                None
+            }
+        }
+    }
+}
 
 /// The routes of the endpoints.
-pub fn routes<S: Clone + Send + Sync + 'static>(asker: &Arc<Asker>, endpoints: Vec<Endpoint>) -> Router<S> {
+pub fn routes<S: Clone + Send + Sync + 'static>(answers: &Answers, endpoints: Vec<Endpoint>) -> Router<S> {
     endpoints.into_iter().fold(Router::new(), |router, endpoint| {
-        let (path, endpoint, asker) = (endpoint.path.clone(), Arc::new(endpoint), asker.clone());
-        router.route(&path, get(move |asked: Asked| answer(asker, endpoint, asked)))
+        let (path, endpoint, answers) = (endpoint.path.clone(), Arc::new(endpoint), answers.clone());
+        router.route(&path, get(move |asked: Asked| answer(answers, endpoint, asked)))
     })
 }
 
 type Asked = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
-async fn answer(asker: Arc<Asker>, endpoint: Arc<Endpoint>, asked: Asked) -> Response {
+async fn answer(answers: Answers, endpoint: Arc<Endpoint>, asked: Asked) -> Response {
+    let path = endpoint.path.clone();
     let asked = asked.map_err(|error| error.body_text()).and_then(|Query(pairs)| endpoint.values(&pairs));
     let values = match asked {
         Ok(values) => values,
         Err(why) => {
-            let path = &endpoint.path;
             let known: Vec<String> = endpoint.parameters.iter().map(ToString::to_string).collect();
             let hint = if known.is_empty() { format!("{path} has no parameters") } else { known.join("; ") };
             return problem(StatusCode::BAD_REQUEST, "TG-API-PARAMETER", &why, Some(&hint));
         }
     };
-    let answer = asker.answer(&endpoint, &values, clock::wall_us());
-    match tokio::time::timeout(PATIENCE, answer).await {
-        Err(_) => {
-            let told = format!("{} did not answer within {PATIENCE:?}", endpoint.path);
+    let computed = answers.compute(PATIENCE, |asker| async move {
+        asker.answer(&endpoint, &values, clock::wall_us(), QUERY_PATIENCE).await?.json()
+    });
+    match computed.await {
+        Some(Ok(text)) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Some(Err(error)) => {
+            tracing::warn!("GET {path}: {error}");
+            failed(&error)
+        }
+        None => {
+            tracing::warn!("GET {path}: no answer within {PATIENCE:?}");
+            let told = format!("endpoint {path} did not answer within {PATIENCE:?}");
             problem(StatusCode::GATEWAY_TIMEOUT, "TG-API-TIMEOUT", &told, Some("narrow its query"))
         }
-        Ok(Err(error)) => failed(&error),
-        Ok(Ok(answer)) => match answer.json() {
-            Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
-            Err(error) => failed(&error),
-        },
     }
 }
 
-/// What the gauges say now. One that cannot be asked is left out, and told in the log; the database's own is always there.
-pub async fn gauges(asker: &Asker, gauges: &[Gauge], db_ok: bool) -> Result<Vec<MetricFamily>, prometheus::Error> {
+/// What the gauges say now. One that has no value is told in the log, and takes no other with it; the database's own is
+/// always there.
+pub async fn gauges(
+    answers: &Answers,
+    gauges: &Arc<[Gauge]>,
+    mut db_ok: bool,
+) -> Result<Vec<MetricFamily>, prometheus::Error> {
     let registry = Registry::new();
-    let ok = GaugeVec::new(Opts::new(DB_OK, "Whether the database answers."), &[])?;
-    ok.with_label_values::<&str>(&[]).set(f64::from(u8::from(db_ok)));
-    registry.register(Box::new(ok))?;
-    for gauge in gauges.iter().filter(|_| db_ok) {
-        let asked = tokio::time::timeout(PATIENCE, asker.samples(gauge, clock::wall_us())).await;
-        let samples = match asked {
-            Ok(Ok(samples)) => samples,
-            Ok(Err(error)) => {
+    let asked = (0..gauges.len()).filter(|_| db_ok).map(|index| {
+        let gauges = gauges.clone();
+        answers.compute(GAUGES_PATIENCE, move |asker| async move {
+            asker.samples(&gauges[index], clock::wall_us(), GAUGES_PATIENCE).await
+        })
+    });
+    for (gauge, samples) in gauges.iter().zip(futures::future::join_all(asked).await) {
+        let told = match samples {
+            Some(Ok(samples)) => family(gauge, &samples).and_then(|family| match family {
+                Some(family) => registry.register(Box::new(family)),
+                None => Ok(()),
+            }),
+            Some(Err(error)) => {
+                db_ok &= error.kind != Kind::Wait;
                 tracing::warn!("gauge {} has no value: {error}", gauge.name);
                 continue;
             }
-            Err(_) => {
-                tracing::warn!("gauge {} has no value: no answer within {PATIENCE:?}", gauge.name);
+            None => {
+                tracing::warn!("gauge {} has no value: no answer within {GAUGES_PATIENCE:?}", gauge.name);
                 continue;
             }
         };
-        let Some(first) = samples.first() else { continue };
-        let names: Vec<&str> = first.labels.keys().map(String::as_str).collect();
-        let family = GaugeVec::new(Opts::new(&gauge.name, &gauge.help), &names)?;
-        for sample in &samples {
-            let labels: Vec<&str> = sample.labels.values().map(String::as_str).collect();
-            family.get_metric_with_label_values(&labels)?.set(sample.value);
+        if let Err(error) = told {
+            tracing::warn!("gauge {} has no value: {error}", gauge.name);
         }
-        registry.register(Box::new(family))?;
     }
+    let ok = prometheus::Gauge::new(DB_OK, "Whether the database answers.")?;
+    ok.set(f64::from(u8::from(db_ok)));
+    registry.register(Box::new(ok))?;
     Ok(registry.gather())
+}
+
+/// A gauge's samples as Prometheus reads them; none if it has none.
+fn family(gauge: &Gauge, samples: &[Sample]) -> Result<Option<GaugeVec>, prometheus::Error> {
+    let Some(first) = samples.first() else { return Ok(None) };
+    let names: Vec<&str> = first.labels.keys().map(String::as_str).collect();
+    let family = GaugeVec::new(Opts::new(&gauge.name, &gauge.help), &names)?;
+    for sample in samples {
+        let labels: Vec<&str> = sample.labels.values().map(String::as_str).collect();
+        family.get_metric_with_label_values(&labels)?.set(sample.value);
+    }
+    Ok(Some(family))
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tidegate_engine::sql::Catalog;
+use tidegate_engine::sql::endpoint::DB_OK;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,13 +54,13 @@ impl Neighbour {
             let mut lines = metrics.lines().filter(|line| line.split([' ', '{']).next() == Some(name));
             lines.next().and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
         };
-        let names = catalog.gauges.iter().map(|gauge| gauge.name.as_str());
-        for name in names.chain([tidegate_engine::sql::endpoint::DB_OK]) {
-            match value(name) {
-                Some(value) => told.push(format!("gauge {name}: {value}")),
-                None => return Err(format!("gauge {name} is not in /prometheus")),
-            }
+        for gauge in &catalog.gauges {
+            let value = value(&gauge.name).map_or("no value".to_string(), |value| value.to_string());
+            told.push(format!("gauge {}: {value}", gauge.name));
         }
-        Ok(told)
+        match value(DB_OK) {
+            Some(1.0) => Ok(told),
+            other => Err(format!("gauge {DB_OK} is {other:?}")),
+        }
     }
 }

@@ -11,7 +11,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
@@ -31,25 +31,29 @@ use tidegate_engine::sql::endpoint::Gauge;
 use tidegate_engine::sql::planned::PlannedView;
 use tidegate_engine::store::Store;
 use tidegate_engine::time::{NONE, clock};
+use tokio::runtime::Handle;
 
-use crate::declared;
+use crate::declared::{self, Answers};
 
 /// Rows in one answer, if nothing is said and at most.
 const ROWS: usize = 100;
 const ROWS_MAX: usize = 10_000;
 
+/// How long the database may take to answer before it is told as down.
+const STATUS_PATIENCE: Duration = Duration::from_secs(3);
+
 /// What every answer draws from.
 pub struct Shared {
     store: Arc<dyn Store>,
     views: Vec<PlannedView>,
-    asker: Arc<Asker>,
-    gauges: Vec<Gauge>,
+    answers: Answers,
+    gauges: Arc<[Gauge]>,
     registry: Registry,
     seconds: HistogramVec,
 }
 
-/// The routes over a store.
-pub fn router(store: Arc<dyn Store>, catalog: Catalog) -> Result<Router, String> {
+/// The routes over a store; declared endpoints are answered on threads of their own.
+pub fn router(store: Arc<dyn Store>, catalog: Catalog, threads: Handle) -> Result<Router, String> {
     let registry = Registry::new();
     let seconds = HistogramVec::new(
         HistogramOpts::new("tidegate_api_request_seconds", "Time to answer a request."),
@@ -58,9 +62,10 @@ pub fn router(store: Arc<dyn Store>, catalog: Catalog) -> Result<Router, String>
     let seconds = seconds.map_err(|error| error.to_string())?;
     registry.register(Box::new(seconds.clone())).map_err(|error| error.to_string())?;
     let tables = catalog.views.iter().map(|view| view.table.clone()).collect();
-    let asker = Arc::new(Asker::new(store.clone(), tables));
-    let endpoints = declared::routes(&asker, catalog.endpoints);
-    let shared = Arc::new(Shared { store, views: catalog.views, asker, gauges: catalog.gauges, registry, seconds });
+    let answers = Answers::new(Asker::new(store.clone(), tables), threads);
+    let endpoints = declared::routes(&answers, catalog.endpoints);
+    let (views, gauges) = (catalog.views, catalog.gauges.into());
+    let shared = Arc::new(Shared { store, views, answers, gauges, registry, seconds });
     Ok(Router::new()
         .merge(endpoints)
         .route("/health", get(health))
@@ -137,8 +142,9 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let db_ok = shared.store.status().await.is_ok();
-    let declared = declared::gauges(&shared.asker, &shared.gauges, db_ok).await;
+    let status = tokio::time::timeout(STATUS_PATIENCE, shared.store.status()).await;
+    let db_ok = status.is_ok_and(|status| status.is_ok());
+    let declared = declared::gauges(&shared.answers, &shared.gauges, db_ok).await;
     let mut text = Vec::new();
     let encoded = declared
         .and_then(|declared| TextEncoder::new().encode(&[shared.registry.gather(), declared].concat(), &mut text));

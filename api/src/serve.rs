@@ -44,7 +44,14 @@ fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), St
         .enable_all()
         .build()
         .map_err(|e| e.to_string())?;
-    runtime.block_on(async {
+    let answers = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("answers")
+        .enable_all()
+        .build()
+        .map_err(|e| e.to_string())?;
+    let threads = answers.handle().clone();
+    let served = runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| {
             format!("TG-PORT: cannot listen on {listen}: {error} (choose another with --listen or api.listen)")
         })?;
@@ -60,9 +67,12 @@ fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), St
                 () = parent_gone(), if child => {}
             }
         };
-        axum::serve(listener, router(store, catalog)?)
+        axum::serve(listener, router(store, catalog, threads)?)
             .with_graceful_shutdown(ended)
             .await
             .map_err(|error| error.to_string())
-    })
+    });
+    // One that still computes is not waited for.
+    answers.shutdown_background();
+    served
 }

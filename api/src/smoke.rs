@@ -14,6 +14,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tidegate_engine::engine;
 use tidegate_engine::kafka::producer::{Producer, end_of, ensure_topic};
 use tidegate_engine::settings::Settings;
+use tidegate_engine::sql::PlannedSource;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::child::Running;
@@ -61,7 +62,7 @@ pub fn run(config: Option<&Path>, options: &Options) -> ExitCode {
         runtime.block_on(async {
             let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
             tokio::select! {
-                checked = smoke(&settings, options) => checked,
+                checked = smoke(config, &settings, options) => checked,
                 _ = interrupt.recv() => Err("interrupted".to_string()),
             }
         })
@@ -78,7 +79,7 @@ pub fn run(config: Option<&Path>, options: &Options) -> ExitCode {
     }
 }
 
-async fn smoke(settings: &Settings, options: &Options) -> Checked {
+async fn smoke(config: Option<&Path>, settings: &Settings, options: &Options) -> Checked {
     let brokers = &settings.kafka.brokers;
     if brokers.is_empty() || settings.store.url.is_empty() {
         return Err("set KAFKA_BROKERS and DATABASE_URL".to_string());
@@ -92,12 +93,17 @@ async fn smoke(settings: &Settings, options: &Options) -> Checked {
     if options.start {
         ensure_topic(brokers, &options.topic, 8).map_err(|error| error.to_string())?;
         api = free_address()?;
-        started = Some(Started::begin(options, brokers, &api)?);
+        started = Some(Started::begin(config, options, brokers, &api)?);
     }
     let api = Neighbour::at(&api);
     let mut database =
         PgConnection::connect(&settings.store.url).await.map_err(|error| format!("no database: {error}"))?;
-    offsets_move(&mut database).await?;
+    let of_topic = |source: &&PlannedSource| source.source.options.topic == options.topic;
+    let pipelines: Vec<String> = catalog.sources.iter().filter(of_topic).map(|s| s.source.name.clone()).collect();
+    if pipelines.is_empty() {
+        return Err(format!("no source of {} reads topic {}", options.queries.display(), options.topic));
+    }
+    offsets_move(&mut database, &pipelines, started.as_mut()).await?;
     let producer = Producer::open(brokers, &options.topic).map_err(|error| error.to_string())?;
     let probing = Probing { template: &template, probe, producer: &producer };
     for _ in 0..3 {
@@ -109,7 +115,7 @@ async fn smoke(settings: &Settings, options: &Options) -> Checked {
         probing.arrives_once(&mut database).await?;
         let end = end_of(brokers, &options.topic).map_err(|error| error.to_string())?;
         let waiting = Instant::now();
-        while committed(&mut database).await? < end {
+        while committed(&mut database, &pipelines).await? < end {
             if waiting.elapsed() > PATIENCE {
                 return Err(format!("the engine does not catch up with the topic's {end} records"));
             }
@@ -143,10 +149,18 @@ struct Started {
 }
 
 impl Started {
-    fn begin(options: &Options, brokers: &str, api: &str) -> Checked<Self> {
+    fn begin(config: Option<&Path>, options: &Options, brokers: &str, api: &str) -> Checked<Self> {
+        let config = config.map(|config| ["--config".to_string(), config.display().to_string()]);
+        let config: Vec<&str> = config.iter().flatten().map(String::as_str).collect();
         let (queries, events) = (options.queries.display().to_string(), options.events.display().to_string());
-        let engine = Running::start("engine", &["engine", "--queries", &queries, "--listen", "127.0.0.1:0"], &[])?;
-        let api = Running::start("api", &["api", "--queries", &queries, "--listen", api], &[])?;
+        let engine = {
+            let arguments = ["engine", "--queries", &queries, "--listen", "127.0.0.1:0"];
+            Running::start("engine", &[&arguments[..], &config].concat(), &[])?
+        };
+        let api = {
+            let arguments = ["api", "--queries", &queries, "--listen", api];
+            Running::start("api", &[&arguments[..], &config].concat(), &[])?
+        };
         let (rate, duration) = (options.rate.to_string(), options.duration.to_string());
         let to = ["generate", "--brokers", brokers, "--topic", &options.topic, "--events", &events];
         let how = ["--rate", &rate, "--duration", &duration, "--quiet"];
@@ -170,18 +184,18 @@ impl Started {
     }
 }
 
-async fn committed(database: &mut PgConnection) -> Checked<i64> {
-    let row =
-        sqlx::query("SELECT coalesce(sum(next_offset), 0)::bigint FROM tidegate.progress").fetch_one(database).await;
+async fn committed(database: &mut PgConnection, pipelines: &[String]) -> Checked<i64> {
+    let sql = "SELECT coalesce(sum(next_offset), 0)::bigint FROM tidegate.progress WHERE pipeline = ANY($1)";
+    let row = sqlx::query(sql).bind(pipelines).fetch_one(database).await;
     Ok(row.map_err(|error| error.to_string())?.get(0))
 }
 
-async fn offsets_move(database: &mut PgConnection) -> Checked {
-    let started = Instant::now();
+async fn offsets_move(database: &mut PgConnection, pipelines: &[String], mut started: Option<&mut Started>) -> Checked {
+    let began = Instant::now();
     let mut first = None;
     loop {
         // At the very first start the tables are not there yet.
-        if let Ok(now) = committed(database).await {
+        if let Ok(now) = committed(database, pipelines).await {
             match first {
                 Some(first) if now > first => {
                     println!("smoke: offsets move: {first} -> {now}");
@@ -191,7 +205,10 @@ async fn offsets_move(database: &mut PgConnection) -> Checked {
                 None => first = Some(now),
             }
         }
-        if started.elapsed() > PATIENCE {
+        if let Some(status) = started.as_mut().and_then(|started| started.engine.ended().transpose()) {
+            return Err(format!("the engine ended with {}", status?));
+        }
+        if began.elapsed() > PATIENCE {
             return Err(format!("no offset was committed within {PATIENCE:?}: is an engine running, and a producer?"));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -198,9 +198,10 @@ fn introduce(settings: &Settings, options: &Options, topic: &str, catalog: &Cata
     println!("  api      http://{listen}");
     println!("Try, in another terminal:");
     for endpoint in &catalog.endpoints {
-        let example = endpoint.parameters.iter().filter_map(|parameter| {
-            let value = parameter.choices.last().cloned().or_else(|| parameter.default.clone().flatten())?;
-            Some(format!("{}={value}", parameter.name))
+        let example = endpoint.parameters.iter().map(|parameter| {
+            let default = || parameter.default.clone().flatten();
+            let value = parameter.choices.last().cloned().or_else(default).unwrap_or_else(|| "…".to_string());
+            format!("{}={value}", parameter.name)
         });
         let example = example.collect::<Vec<_>>().join("&");
         let question = if example.is_empty() { "" } else { "?" };

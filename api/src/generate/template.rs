@@ -135,15 +135,15 @@ impl Template {
 
     /// A record: its key and its payload.
     pub fn record(&self, rng: &mut ChaCha8Rng, drawn: &Drawn<'_>) -> (String, String) {
-        let total: u32 = self.records.iter().map(|(weight, _)| weight).sum();
+        let total: u64 = self.records.iter().map(|(weight, _)| u64::from(*weight)).sum();
         let mut dice = rng.random_range(0..total.max(1));
         let mut chosen = &self.records[0].1;
         for (weight, text) in &self.records {
             chosen = text;
-            if dice < *weight {
+            if dice < u64::from(*weight) {
                 break;
             }
-            dice -= weight;
+            dice -= u64::from(*weight);
         }
         self.fill(chosen, rng, drawn)
     }
@@ -226,6 +226,9 @@ impl Piece {
             }
             ["decimal", from, to] => {
                 let scale = from.split_once('.').map_or(0, |(_, behind)| behind.len());
+                if scale > 9 {
+                    return Err(format!("{from} has more than 9 digits behind the point"));
+                }
                 let number = |text: &str| {
                     let behind = text.split_once('.').map_or(0, |(_, behind)| behind.len());
                     let number = text.replace('.', "").parse::<i64>().ok().filter(|n| *n >= 0 && behind == scale);

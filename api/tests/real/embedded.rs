@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tidegate_bench::local::process::Process;
-use tidegate_bench::local::{free_port, wait_until};
+use tidegate_bench::local::{TempDir, free_port, wait_until};
 use tidegate_engine::engine::catalog;
 use tidegate_engine::failpoint::POINTS;
 use tidegate_engine::show;
@@ -218,17 +218,64 @@ fn the_demo_accounts_for_every_record_and_its_curls_work() {
 #[test]
 fn an_api_without_its_database_says_so() {
     let _servers = shared();
-    let listen = format!("127.0.0.1:{}", free_port().unwrap());
-    let log = std::env::temp_dir().join(format!("tidegate-api-alone-{}.log", std::process::id()));
-    let mut command = tidegate();
-    command.args(["api", "--listen", &listen, "--queries"]).arg(repository().join("queries"));
-    command.env("DATABASE_URL", format!("postgres://nobody@127.0.0.1:{}/nothing", free_port().unwrap()));
-    let _api = Process::spawn("api", &mut command, &log, None).unwrap();
+    let url = format!("postgres://nobody@127.0.0.1:{}/nothing", free_port().unwrap());
+    let (_api, listen) = api(&url, &std::fs::read_to_string(repository().join("queries/rest.sql")).unwrap());
     assert!(wait_until(Duration::from_secs(20), || get(&listen, "/health").0 == 503), "{:?}", get(&listen, "/health"));
     let (status, metrics) = get(&listen, "/prometheus");
     assert!(status == 200 && metrics.contains("\napi_db_ok 0\n") && !metrics.contains("rows_recent"), "{metrics}");
     let (status, text) = get(&listen, "/metrics/latest");
     assert!(status == 503 && text.contains("TG-DATABASE-UNREACHABLE"), "{text}");
+}
+
+#[test]
+fn a_database_that_hangs_is_told_before_prometheus_gives_up() {
+    let _servers = shared();
+    let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://nobody@{}/nothing", hanging.local_addr().unwrap());
+    let (_api, listen) = api(&url, &std::fs::read_to_string(repository().join("queries/rest.sql")).unwrap());
+    let asked = std::time::Instant::now();
+    let (status, metrics) = get(&listen, "/prometheus");
+    assert!(status == 200 && metrics.contains("api_db_ok 0"), "{metrics}");
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    let (status, text) = get(&listen, "/metrics/latest");
+    assert!(status == 503 && text.contains("TG-DATABASE-UNREACHABLE"), "{text}");
+}
+
+#[test]
+fn a_query_without_end_takes_neither_the_api_nor_the_other_metrics_with_it() {
+    let _servers = shared();
+    let endless = "FROM generate_series(1, 1000000) a JOIN generate_series(1, 1000000) b ON a.value * 3 < b.value";
+    let file = std::env::temp_dir().join(format!("tidegate-endless-{}.db", std::process::id()));
+    let (_api, listen) = api(
+        &format!("sqlite:{}", file.display()),
+        &format!(
+            "CREATE ENDPOINT '/endless' AS SELECT count(*) AS n {endless}; CREATE ENDPOINT '/one' AS SELECT 1 AS one;
+             CREATE ENDPOINT '/many' AS SELECT value FROM generate_series(1, 20000);
+             CREATE GAUGE endless AS SELECT count(*) {endless}; CREATE GAUGE one HELP 'One.' AS SELECT 1;"
+        ),
+    );
+    let (status, text) = get(&listen, "/many");
+    assert!(status == 500 && text.contains("TG-ENDPOINT-ROWS") && text.contains("endpoint /many"), "{text}");
+    let (status, text) = get(&listen, "/endless");
+    assert!(status == 504 && text.contains("TG-API-TIMEOUT"), "{text}");
+    // One thread of the answers computes on; the other answers.
+    assert_eq!(get(&listen, "/one"), (200, "{\"rows\":[{\"one\":1}]}".to_string()));
+    assert_eq!(get(&listen, "/health").0, 200);
+    let (status, metrics) = get(&listen, "/prometheus");
+    assert!(status == 200 && metrics.contains("\none 1\n") && metrics.contains("api_db_ok 1"), "{metrics}");
+}
+
+/// An api on this database, that serves the example's views and these statements; where it listens.
+fn api(url: &str, statements: &str) -> (Process, String) {
+    let dir = TempDir::new("api").unwrap();
+    let example = std::fs::read_to_string(repository().join("queries/stream_metrics.sql")).unwrap();
+    std::fs::write(dir.path().join("all.sql"), format!("{example}\n{statements}")).unwrap();
+    let listen = format!("127.0.0.1:{}", free_port().unwrap());
+    let mut command = tidegate();
+    command.args(["api", "--listen", &listen, "--queries"]).arg(dir.path()).env("DATABASE_URL", url);
+    let api = Process::spawn("api", &mut command, &dir.path().join("api.log"), None).unwrap();
+    assert!(wait_until(Duration::from_secs(20), || TcpStream::connect(&listen).is_ok()), "{url}: nobody listens");
+    (api, listen)
 }
 
 #[test]

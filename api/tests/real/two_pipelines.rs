@@ -49,7 +49,7 @@ fn views_on_one_source_share_it_and_a_view_added_later_begins_with_whole_windows
         "more.sql",
         "CREATE MATERIALIZED VIEW busy_streams AS SELECT window_start, stream_id, count(*) AS events FROM TABLE(TUMBLE(TABLE stream_events, DESCRIPTOR(ts), INTERVAL '1' MINUTE)) \
          WHERE event_type <> 'stream_start' GROUP BY window_start, stream_id HAVING count(*) > 40; \
-         CREATE MATERIALIZED VIEW by_type AS SELECT date_bin(INTERVAL '1 minute', ts) AS minute, event_type, count(*) AS n, sum(amount_usd) AS usd, max(message_len) AS longest FROM stream_events GROUP BY 1, 2; \
+         CREATE MATERIALIZED VIEW by_type AS SELECT date_bin(INTERVAL '1 minute', ts) AS minute, event_type, count(*) AS n, sum(coalesce(amount_usd, amount)) AS usd, max(message_len) AS longest FROM stream_events GROUP BY 1, 2; \
          CREATE MATERIALIZED VIEW hours AS SELECT date_trunc('hour', ts) AS hour, avg(message_len) AS mean_len FROM stream_events GROUP BY 1;",
     );
     invariants::prepare(&world);

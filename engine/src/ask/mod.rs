@@ -13,8 +13,9 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Float64Type};
 use datafusion::common::TableReference;
@@ -25,16 +26,16 @@ use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::collect;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 
 use crate::error::{Error, Result};
 use crate::show;
 use crate::sql::endpoint::{Endpoint, Gauge};
 use crate::sql::planned::Table;
-use crate::sql::question::{Question, Values};
+use crate::sql::question::{Question, Values, session_config};
 use crate::store::{Snapshot, Store};
 use table::ViewTable;
 
@@ -91,10 +92,21 @@ impl Asker {
         Self { store, tables }
     }
 
-    /// An endpoint's answer as of one commit, and as of this time.
-    pub async fn answer(&self, endpoint: &Endpoint, values: &Values, now_us: i64) -> Result<Answer> {
-        let snapshot = self.store.snapshot().await?;
-        let state = self.session(&snapshot, now_us)?;
+    /// An endpoint's answer as of one commit, and as of this time. The database has `limit` for each of its queries.
+    pub async fn answer(&self, endpoint: &Endpoint, values: &Values, now_us: i64, limit: Duration) -> Result<Answer> {
+        let snapshot = self.store.snapshot(limit).await?;
+        let answer = self.answer_of(&snapshot, endpoint, values, now_us).await;
+        snapshot.done().await.and(answer)
+    }
+
+    async fn answer_of(
+        &self,
+        snapshot: &Arc<dyn Snapshot>,
+        endpoint: &Endpoint,
+        values: &Values,
+        now_us: i64,
+    ) -> Result<Answer> {
+        let state = self.session(snapshot, now_us)?;
         let mut fields = Vec::new();
         for (name, question) in &endpoint.fields {
             let rows = run(&state, question, values).await?;
@@ -104,50 +116,55 @@ impl Asker {
             }
             fields.push((name.clone(), value_json(&rows)?));
         }
-        let rows = run(&state, &endpoint.rows, values).await?;
-        snapshot.done().await?;
-        Ok(Answer { fields, rows })
+        Ok(Answer { fields, rows: run(&state, &endpoint.rows, values).await? })
     }
 
     /// A gauge's numbers; rows whose number is NULL say nothing.
-    pub async fn samples(&self, gauge: &Gauge, now_us: i64) -> Result<Vec<Sample>> {
-        let snapshot = self.store.snapshot().await?;
-        let state = self.session(&snapshot, now_us)?;
-        let rows = run(&state, &gauge.rows, &Values::new()).await?;
-        snapshot.done().await?;
+    pub async fn samples(&self, gauge: &Gauge, now_us: i64, limit: Duration) -> Result<Vec<Sample>> {
+        let snapshot = self.store.snapshot(limit).await?;
+        let rows = async { run(&self.session(&snapshot, now_us)?, &gauge.rows, &Values::new()).await }.await;
+        let rows = snapshot.done().await.and(rows)?;
         let number = gauge.number(&rows.schema())?;
         let values = cast(rows.column(number), &DataType::Float64)?;
         let values = values.as_primitive::<Float64Type>();
-        let mut samples = Vec::new();
+        let mut samples: BTreeMap<BTreeMap<String, String>, f64> = BTreeMap::new();
         for row in (0..rows.num_rows()).filter(|row| values.is_valid(*row)) {
-            let label = |(index, column): (usize, &ArrayRef)| -> Result<Option<(String, String)>> {
-                let name = rows.schema().field(index).name().clone();
-                Ok((index != number).then_some((name, show::cell(column, row)?)))
-            };
-            let labels = rows.columns().iter().enumerate().map(label).collect::<Result<Vec<_>>>()?;
-            samples.push(Sample { labels: labels.into_iter().flatten().collect(), value: values.value(row) });
+            let labels = labels(&rows, number, row)?;
+            if let Some((twice, _)) = samples.get_key_value(&labels) {
+                return Err(Error::query(
+                    "TG-GAUGE",
+                    format!("{}: two rows have the labels {twice:?}", gauge.rows.what),
+                )
+                .hint("group by the labels, or narrow it to one window"));
+            }
+            samples.insert(labels, values.value(row));
         }
-        Ok(samples)
+        Ok(samples.into_iter().map(|(labels, value)| Sample { labels, value }).collect())
     }
 
     /// A session in which every view is a table of this snapshot.
     fn session(&self, snapshot: &Arc<dyn Snapshot>, now_us: i64) -> Result<SessionState> {
-        let mut config = SessionConfig::new().with_target_partitions(1);
-        config.options_mut().optimizer.enable_dynamic_filter_pushdown = false;
         let runtime =
             RuntimeEnvBuilder::new().with_memory_pool(Arc::new(GreedyMemoryPool::new(BYTES_MAX))).build_arc()?;
-        let now = chrono::DateTime::from_timestamp_micros(now_us);
-        let context = SessionContext::new_with_config_rt(config, runtime);
+        let context = SessionContext::new_with_config_rt(session_config(), runtime);
         for table in &self.tables {
             let provider = Arc::new(ViewTable::new(table, snapshot));
             context.register_table(TableReference::bare(table.name.as_str()), provider)?;
         }
-        let props = match now {
-            Some(now) => ExecutionProps::new().with_query_execution_start_time(now),
-            None => ExecutionProps::new(),
-        };
+        let now = chrono::DateTime::from_timestamp_micros(now_us).unwrap_or_default();
+        let props = ExecutionProps::new().with_query_execution_start_time(now);
         Ok(SessionStateBuilder::new_from_existing(context.state()).with_execution_props(props).build())
     }
+}
+
+/// The labels of a row: its texts; NULL is an empty one, as Prometheus has it.
+fn labels(rows: &RecordBatch, number: usize, row: usize) -> Result<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    for (index, column) in rows.columns().iter().enumerate().filter(|(index, _)| *index != number) {
+        let text = if column.is_null(row) { String::new() } else { show::cell(column, row)? };
+        labels.insert(rows.schema().field(index).name().clone(), text);
+    }
+    Ok(labels)
 }
 
 /// Runs a question; at most [`ROWS_MAX`] rows, and an error where there are more.
@@ -155,10 +172,7 @@ async fn run(state: &SessionState, question: &Question, values: &Values) -> Resu
     let told = |error: DataFusionError| failed(question, error);
     let plan = state.statement_to_plan(question.statement(values)?).await.map_err(told)?;
     let plan = settled(state, plan).await.map_err(told)?;
-    let physical = state.create_physical_plan(&plan).await.map_err(told)?;
-    let schema = physical.schema();
-    let batches = collect(physical, state.task_ctx()).await.map_err(told)?;
-    let rows = concat_batches(&schema, &batches)?;
+    let rows = rows(state, plan, ROWS_MAX + 1).await.map_err(told)?;
     if rows.num_rows() > ROWS_MAX {
         return Err(Error::query("TG-ENDPOINT-ROWS", format!("{}: it has more than {ROWS_MAX} rows", question.what))
             .hint("put a LIMIT or a narrower WHERE into its query"));
@@ -166,19 +180,31 @@ async fn run(state: &SessionState, question: &Question, values: &Values) -> Resu
     Ok(rows)
 }
 
-/// Why a question could not be answered: what the store said is handed on as it is.
+/// The rows of a plan, at most so many.
+async fn rows(state: &SessionState, plan: LogicalPlan, most: usize) -> datafusion::error::Result<RecordBatch> {
+    let plan = LogicalPlanBuilder::from(plan).limit(0, Some(most))?.build()?;
+    let physical = table::look_at_ends(state.create_physical_plan(&plan).await?)?;
+    let schema = physical.schema();
+    Ok(concat_batches(&schema, &collect(physical, state.task_ctx()).await?)?)
+}
+
+/// Why a question could not be answered: with its name, and what the store said as it said it.
 fn failed(question: &Question, error: DataFusionError) -> Error {
-    match error.find_root() {
-        DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
-            Some(ours) => ours.clone(),
-            None => question.told(error),
-        },
-        DataFusionError::ResourcesExhausted(_) => {
-            Error::query("TG-ENDPOINT-MEMORY", format!("{}: it needs more than {} MiB", question.what, BYTES_MAX >> 20))
-                .hint("read fewer rows or columns, say by a narrower WHERE")
-        }
-        _ => question.told(error),
-    }
+    let root = error.find_root();
+    let ours = match root {
+        DataFusionError::External(inner) => inner.downcast_ref::<Error>().cloned(),
+        DataFusionError::ResourcesExhausted(_) => Some(
+            Error::query("TG-ENDPOINT-MEMORY", format!("it needs more than {} MiB", BYTES_MAX >> 20))
+                .hint("read fewer rows or columns, say by a narrower WHERE"),
+        ),
+        _ => None,
+    };
+    let ours = ours.unwrap_or_else(|| {
+        Error::query("TG-ENDPOINT", root.strip_backtrace())
+            .hint("guard the expression, say by nullif(x, 0), or bound its parameters by BETWEEN or IN")
+            .at(&question.file, question.line, question.column)
+    });
+    Error { message: format!("{}: {}", question.what, ours.message), ..ours }
 }
 
 /// The plan with the value of each scalar subquery that stands for itself.
@@ -228,12 +254,10 @@ fn own_subquery(expr: &Expr) -> Option<&Arc<LogicalPlan>> {
 }
 
 async fn scalar(state: &SessionState, plan: &LogicalPlan) -> datafusion::error::Result<ScalarValue> {
-    let physical = state.create_physical_plan(plan).await?;
-    let schema = physical.schema();
-    let rows = concat_batches(&schema, &collect(physical, state.task_ctx()).await?)?;
-    match rows.num_rows() {
-        0 => ScalarValue::try_from(schema.field(0).data_type()),
-        1 => ScalarValue::try_from_array(rows.column(0), 0),
+    let found = rows(state, plan.clone(), 2).await?;
+    match found.num_rows() {
+        0 => ScalarValue::try_from(found.schema().field(0).data_type()),
+        1 => ScalarValue::try_from_array(found.column(0), 0),
         _ => Err(DataFusionError::Execution("a subquery that stands for one value has several rows".to_string())),
     }
 }
@@ -243,8 +267,87 @@ fn value_json(rows: &RecordBatch) -> Result<Vec<u8>> {
     if rows.num_rows() == 0 {
         return Ok(b"null".to_vec());
     }
-    // Of `[{"name":value}]`, what stands behind the name.
-    let (name, text) = (rows.schema().field(0).name().clone(), show::json(rows)?);
-    let head = format!("[{{{}:", serde_json::Value::from(name)).len();
-    Ok(text.get(head..text.len().saturating_sub(2)).unwrap_or(b"null").to_vec())
+    let value = RecordBatch::try_from_iter_with_nullable([("v", rows.column(0).clone(), true)])?;
+    let text = show::json(&value)?;
+    Ok(text.strip_prefix(b"[{\"v\":").and_then(|rest| rest.strip_suffix(b"}]")).unwrap_or(b"null").to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::sql::Catalog;
+    use crate::store::Wanted;
+    use crate::store::memory::MemoryStore;
+
+    /// Tells the ends of every table, and notes what else is wanted.
+    #[derive(Default)]
+    struct Ends(Mutex<Vec<String>>);
+
+    #[async_trait]
+    impl Snapshot for Ends {
+        async fn rows(&self, table: &Table, wanted: &Wanted) -> Result<RecordBatch> {
+            self.0.lock().unwrap().push(format!("{:?} {:?}", wanted.columns, wanted.bounds));
+            Ok(RecordBatch::new_empty(table.schema()).project(&wanted.columns)?)
+        }
+
+        async fn extent(&self, _: &Table, column: usize) -> Result<Option<(i64, i64)>> {
+            self.0.lock().unwrap().push(format!("ends of {column}"));
+            Ok(Some((0, 60_000_000)))
+        }
+
+        async fn done(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is wanted of the store to answer a query, and the answer.
+    fn asked(query: &str) -> (Vec<String>, String) {
+        let text = format!(
+            "CREATE SOURCE s (ts TIMESTAMP WITH TIME ZONE, k VARCHAR, WATERMARK FOR ts AS ts)
+             WITH (connector = 'kafka', topic = 't', format = 'json', scan.startup.mode = 'earliest');
+             CREATE MATERIALIZED VIEW v AS SELECT window_start, k, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '1 minute') GROUP BY window_start, k;
+             CREATE ENDPOINT '/x' AS {query};"
+        );
+        let catalog = Catalog::of_texts(&[("q.sql".to_string(), text)], |_| None).unwrap();
+        let tables = catalog.views.iter().map(|view| view.table.clone()).collect();
+        let asker = Asker::new(Arc::new(MemoryStore::default()), tables);
+        let ends = Arc::new(Ends::default());
+        let snapshot: Arc<dyn Snapshot> = ends.clone();
+        let state = asker.session(&snapshot, 0).unwrap();
+        let rows = run(&state, &catalog.endpoints[0].rows, &Values::new());
+        let rows = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(rows).unwrap();
+        let told = ends.0.lock().unwrap().clone();
+        (told, String::from_utf8(show::json(&rows).unwrap()).unwrap())
+    }
+
+    #[test]
+    fn the_newest_window_needs_no_scan_of_all() {
+        let (wanted, answer) = asked("SELECT max(window_start) AS newest, min(window_start) AS oldest FROM v");
+        assert_eq!(wanted, ["ends of 0"]);
+        assert_eq!(answer, r#"[{"newest":"1970-01-01T00:01:00Z","oldest":"1970-01-01T00:00:00Z"}]"#);
+        let (wanted, _) = asked("SELECT n FROM v WHERE window_start = (SELECT max(window_start) FROM v)");
+        assert_eq!(wanted[0], "ends of 0");
+        assert_eq!(wanted[1], "[0, 2] [Bound { column: 0, comparison: Equal, value: Time(60000000) }]");
+        // All that asks for more than the ends reads more.
+        for query in [
+            "SELECT count(window_start) AS n FROM v",
+            "SELECT max(window_start) AS a, count(*) AS n FROM v",
+            "SELECT max(window_start) AS a FROM v WHERE k = 'a'",
+            "SELECT k, max(window_start) AS a FROM v GROUP BY k",
+            "SELECT max(window_start) FILTER (WHERE n > 1) AS a FROM v",
+            "SELECT max(n) AS a FROM v",
+        ] {
+            let (wanted, _) = asked(query);
+            assert!(wanted.len() == 1 && wanted[0].starts_with('['), "{query}: {wanted:?}");
+        }
+    }
+
+    #[test]
+    fn now_has_the_zone_of_all_times() {
+        assert_eq!(asked("SELECT now() AS now").1, r#"[{"now":"1970-01-01T00:00:00Z"}]"#);
+    }
 }

@@ -5,24 +5,26 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::stats::Precision;
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{ColumnStatistics, Statistics};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::TableType;
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown};
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
-use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, ReplaceChildrenOptions,
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
+    ReplaceChildrenOptions,
 };
 use datafusion::scalar::ScalarValue;
 
@@ -45,22 +47,6 @@ impl ViewTable {
     /// This table as it is in this snapshot.
     pub fn new(table: &Table, snapshot: &Arc<dyn Snapshot>) -> Self {
         Self { table: table.clone(), snapshot: snapshot.clone() }
-    }
-
-    /// The least and the greatest time, where these are all that may be asked of a scan: they cost a look at an index.
-    async fn extent(&self, wanted: &Wanted) -> Result<Option<(ScalarValue, ScalarValue)>> {
-        let [column] = wanted.columns[..] else { return Ok(None) };
-        let declared = &self.table.columns[column];
-        let leads = self.table.key().next().is_some_and(|first| first.name == declared.name);
-        if !(leads && wanted.bounds.is_empty() && matches!(declared.data_type, DataType::Timestamp(..))) {
-            return Ok(None);
-        }
-        let extent = self.snapshot.extent(&self.table, column).await.map_err(external)?;
-        let Some((least, greatest)) = extent else { return Ok(None) };
-        let value = |us: i64| -> Result<ScalarValue> {
-            ScalarValue::TimestampMicrosecond(Some(us), None).cast_to(&declared.data_type)
-        };
-        Ok(Some((value(least)?, value(greatest)?)))
     }
 }
 
@@ -98,7 +84,6 @@ impl TableProvider for ViewTable {
         // Rows that a condition above drops must not count.
         let limit = limit.filter(|_| filters.is_empty());
         let wanted = Wanted { columns, bounds, limit };
-        let extent = self.extent(&wanted).await?;
         let schema = Arc::new(self.table.schema().project(&wanted.columns)?);
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
@@ -107,7 +92,7 @@ impl TableProvider for ViewTable {
             Boundedness::Bounded,
         );
         let (table, snapshot) = (self.table.clone(), self.snapshot.clone());
-        Ok(Arc::new(Scan { table, snapshot, wanted, extent, properties: Arc::new(properties) }))
+        Ok(Arc::new(Scan { table, snapshot, wanted, ends: false, properties: Arc::new(properties) }))
     }
 }
 
@@ -161,12 +146,48 @@ fn bound_value(column: &TableColumn, value: &ScalarValue) -> Option<BoundValue> 
     }
 }
 
+/// Lets a minimum or maximum of the time that leads a table's key look at the ends of its index.
+pub fn look_at_ends(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let looked = plan.transform_up(|node| {
+        let scan = node.downcast_ref::<AggregateExec>().and_then(ends_of);
+        match scan {
+            Some(scan) => {
+                let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+                Ok(Transformed::yes(node.replace_children(vec![Arc::new(scan)], options)?))
+            }
+            None => Ok(Transformed::no(node)),
+        }
+    })?;
+    Ok(looked.data)
+}
+
+/// The scan that gives an aggregate's input by its ends alone, if they are all that it asks for.
+fn ends_of(aggregate: &AggregateExec) -> Option<Scan> {
+    let is_end = |function: &AggregateFunctionExpr| {
+        let columns = function.expressions().iter().all(|expr| expr.downcast_ref::<Column>().is_some());
+        matches!(function.fun().name(), "min" | "max") && columns
+    };
+    let plain = aggregate.group_expr().is_empty() && aggregate.filter_expr().iter().all(Option::is_none);
+    if !plain || !aggregate.aggr_expr().iter().all(|function| is_end(function)) {
+        return None;
+    }
+    let scan = aggregate.input().downcast_ref::<Scan>()?;
+    let [column] = scan.wanted.columns[..] else { return None };
+    let declared = &scan.table.columns[column];
+    let leads = scan.table.key().next().is_some_and(|first| first.name == declared.name);
+    let whole = scan.wanted.bounds.is_empty() && scan.wanted.limit.is_none();
+    (leads && whole && matches!(declared.data_type, DataType::Timestamp(..)))
+        .then(|| Scan { ends: true, ..scan.clone() })
+}
+
 /// A scan of a table.
+#[derive(Clone)]
 struct Scan {
     table: Table,
     snapshot: Arc<dyn Snapshot>,
     wanted: Wanted,
-    extent: Option<(ScalarValue, ScalarValue)>,
+    /// Whether the least and the greatest value of its one column are enough.
+    ends: bool,
     properties: Arc<PlanProperties>,
 }
 
@@ -214,32 +235,48 @@ impl ExecutionPlan for Scan {
         Ok(self)
     }
 
-    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let (table, snapshot, wanted) = (self.table.clone(), self.snapshot.clone(), self.wanted.clone());
-        let schema = self.schema();
-        let rows = {
-            let schema = schema.clone();
-            async move {
-                let rows = snapshot.rows(&table, &wanted).await.map_err(external)?;
-                let columns = rows.columns().iter().zip(schema.fields());
-                let columns =
-                    columns.map(|(column, field)| cast(column, field.data_type())).collect::<Result<_, _>>()?;
-                let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-                Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
-            }
+    fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let (scan, schema) = (self.clone(), self.schema());
+        let memory = MemoryConsumer::new("ViewScan").register(context.memory_pool());
+        // The rows are accounted for until the stream is asked again, or dropped.
+        let stream = futures::stream::try_unfold((Some(scan), memory), |(scan, memory)| async move {
+            let Some(scan) = scan else { return Ok(None) };
+            let rows = scan.read().await?;
+            memory.try_grow(rows.get_array_memory_size())?;
+            Ok(Some((rows, (None, memory))))
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
+    }
+}
+
+impl Scan {
+    async fn read(&self) -> Result<RecordBatch> {
+        let ends = if self.ends { self.ends().await? } else { None };
+        let rows = match ends {
+            Some(ends) => ends,
+            None => self.snapshot.rows(&self.table, &self.wanted).await.map_err(external)?,
         };
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::once(rows))))
+        let schema = self.schema();
+        let columns = rows.columns().iter().zip(schema.fields());
+        let columns = columns.map(|(column, field)| cast(column, field.data_type())).collect::<Result<_, _>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
     }
 
-    fn statistics_from_inputs(&self, _: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
-        let mut statistics = Statistics::new_unknown(&self.schema());
-        if let Some((least, greatest)) = &self.extent {
-            statistics.column_statistics = vec![ColumnStatistics {
-                min_value: Precision::Exact(least.clone()),
-                max_value: Precision::Exact(greatest.clone()),
-                ..ColumnStatistics::new_unknown()
-            }];
-        }
-        Ok(Arc::new(statistics))
+    /// The two ends as rows.
+    async fn ends(&self) -> Result<Option<RecordBatch>> {
+        let Some(column) = self.wanted.columns.first() else { return Ok(None) };
+        let extent = self.snapshot.extent(&self.table, *column).await.map_err(external)?;
+        let Some((least, greatest)) = extent else { return Ok(None) };
+        let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from_iter_values([least, greatest]));
+        let times = match &self.table.columns[*column].data_type {
+            // Of the same moment, and not of the same clock.
+            DataType::Timestamp(_, Some(zone)) => {
+                let micros = times.as_primitive::<TimestampMicrosecondType>().clone();
+                Arc::new(micros.with_timezone(zone.clone())) as ArrayRef
+            }
+            _ => times,
+        };
+        Ok(Some(RecordBatch::try_from_iter([("end", times)])?))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use super::verbs::{self, Verb};
 use super::{Options, tables};
@@ -50,6 +51,9 @@ impl Variation {
         matches!(self, Self::CrashEachCommit | Self::CrashEachCheckpoint | Self::Shaken(_))
     }
 }
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// 2100-01-01: nothing lies in the future unless the file sets the clock.
 const FAR: i64 = 4_102_444_800_000_000;
@@ -188,7 +192,7 @@ impl Stage {
         if verb.eq_ignore_ascii_case("gauge") {
             let gauge = self.gauges.iter().find(|gauge| gauge.name == name.trim());
             let gauge = gauge.ok_or_else(|| wrong(format!("there is no gauge {name}")))?;
-            let samples = self.options.runtime.block_on(asker.samples(gauge, now))?;
+            let samples = self.options.runtime.block_on(asker.samples(gauge, now, PATIENCE))?;
             let row = |sample: &Sample| {
                 let labels = sample.labels.iter().map(|(name, value)| format!("{name}={value}"));
                 labels.chain([sample.value.to_string()]).collect()
@@ -198,10 +202,9 @@ impl Stage {
         let (path, asked) = name.trim().split_once('?').unwrap_or((name.trim(), ""));
         let endpoint = self.endpoints.iter().find(|endpoint| endpoint.path == path);
         let endpoint = endpoint.ok_or_else(|| wrong(format!("there is no endpoint {path}")))?;
-        let pair = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_string(), value.to_string()));
-        let asked: Vec<(String, String)> = asked.split('&').filter_map(pair).collect();
+        let asked: Vec<(String, String)> = form_urlencoded::parse(asked.as_bytes()).into_owned().collect();
         let values = endpoint.values(&asked).map_err(wrong)?;
-        let answer = self.options.runtime.block_on(asker.answer(endpoint, &values, now))?;
+        let answer = self.options.runtime.block_on(asker.answer(endpoint, &values, now, PATIENCE))?;
         Ok(vec![vec![String::from_utf8_lossy(&answer.json()?).into_owned()]])
     }
 

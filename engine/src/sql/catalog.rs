@@ -14,6 +14,7 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::endpoint::{Endpoint, Gauge};
+use super::explain::Relation;
 use super::planned::{PlannedSource, PlannedView, Table};
 use super::source::{Metadata, Origin, Source, event_time_type};
 use super::statement::{self, Statement};
@@ -72,8 +73,8 @@ impl Catalog {
                 }
             }
         }
-        check_names(&sources, &views, &mut errors);
-        check_questions(&endpoints, &gauges, &mut errors);
+        check_names(&sources, &views, &gauges, &mut errors);
+        check_paths(&endpoints, &mut errors);
         let session = session();
         let mut planned_sources = Vec::new();
         for source in sources {
@@ -92,17 +93,18 @@ impl Catalog {
                 Ok(view) => planned_views.push(view),
                 Err(faults) => {
                     let is_own =
-                        |fault: &Error| !broken.iter().any(|n| fault.message.ends_with(&explain::no_source(n)));
+                        |fault: &Error| !broken.iter().any(|n| fault.message.ends_with(&Relation::Source.missing(n)));
                     errors.extend(faults.into_iter().filter(is_own));
                 }
             }
         }
-        // Over views that are whole; what a missing one would cause is no fault of its own.
-        if errors.is_empty() {
-            let tables: Vec<&Table> = planned_views.iter().map(|view: &PlannedView| &view.table).collect();
-            errors.extend(endpoints.iter().filter_map(|endpoint| endpoint.check(&tables).err()).flatten());
-            errors.extend(gauges.iter().filter_map(|gauge| gauge.check(&tables).err()).flatten());
-        }
+        let tables: Vec<&Table> = planned_views.iter().map(|view: &PlannedView| &view.table).collect();
+        let asked = endpoints.iter().filter_map(|endpoint: &Endpoint| endpoint.check(&tables).err());
+        let asked = asked.chain(gauges.iter().filter_map(|gauge: &Gauge| gauge.check(&tables).err())).flatten();
+        // That they miss a view that has a fault is none of their own.
+        let unplanned = views.iter().filter(|view| !tables.iter().any(|table| table.name == view.name));
+        let unplanned: Vec<String> = unplanned.map(|view| Relation::View.missing(&view.name)).collect();
+        errors.extend(asked.filter(|fault| !unplanned.iter().any(|missing| fault.message.ends_with(missing))));
         if !errors.is_empty() {
             errors.sort_by_key(|error: &Error| error.place.as_ref().map(|p| (p.file.clone(), p.line, p.column)));
             return Err(errors);
@@ -149,12 +151,13 @@ fn sql_files(path: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn check_names(sources: &[Source], views: &[ViewText], errors: &mut Vec<Error>) {
+fn check_names(sources: &[Source], views: &[ViewText], gauges: &[Gauge], errors: &mut Vec<Error>) {
     let mut seen = HashSet::new();
     let names = sources
         .iter()
         .map(|s| (&s.name, &s.file, 1, 1))
-        .chain(views.iter().map(|v| (&v.name, &v.file, v.line, v.column)));
+        .chain(views.iter().map(|v| (&v.name, &v.file, v.line, v.column)))
+        .chain(gauges.iter().map(|g| (&g.name, &g.rows.file, g.rows.line, g.rows.column)));
     for (name, file, line, column) in names {
         if !seen.insert(name.clone()) {
             errors.push(
@@ -166,16 +169,15 @@ fn check_names(sources: &[Source], views: &[ViewText], errors: &mut Vec<Error>) 
     }
 }
 
-/// Endpoints and gauges have names of their own kinds.
-fn check_questions(endpoints: &[Endpoint], gauges: &[Gauge], errors: &mut Vec<Error>) {
+fn check_paths(endpoints: &[Endpoint], errors: &mut Vec<Error>) {
     let mut seen = HashSet::new();
-    let rows = endpoints.iter().map(|e| &e.rows).chain(gauges.iter().map(|g| &g.rows));
-    for question in rows {
-        if !seen.insert(question.what.clone()) {
+    for endpoint in endpoints {
+        if !seen.insert(&endpoint.path) {
+            let at = &endpoint.rows;
             errors.push(
-                Error::query("TG-SQL-NAME", format!("{} is declared twice", question.what))
+                Error::query("TG-SQL-NAME", format!("endpoint {} is declared twice", endpoint.path))
                     .hint("rename or remove one of them")
-                    .at(&question.file, question.line, question.column),
+                    .at(&at.file, at.line, at.column),
             );
         }
     }
@@ -223,7 +225,8 @@ fn plan_source(session: &SessionContext, source: Source) -> Result<PlannedSource
         let Origin::Computed { expr, .. } = &column.origin else { continue };
         let (expr, data_type) = computed_expression(&state, &base, &expr.to_string(), column.data_type.clone())
             .map_err(|error| {
-                explain::explain(error, &source.file, column.line, column.column, &format!("column {}", column.name))
+                let what = format!("column {}", column.name);
+                explain::explain(error, &source.file, column.line, column.column, &what, Relation::Source)
             })?;
         fields[index] = Field::new(&column.name, data_type, column.nullable);
         let expr = state.create_physical_expr(simplified(expr, &base)?, &base)?;

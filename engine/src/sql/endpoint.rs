@@ -9,7 +9,8 @@
 
 use std::fmt;
 
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, Schema, TimeUnit};
+use datafusion::scalar::ScalarValue;
 use sqlparser::ast;
 use sqlparser::tokenizer::Token;
 
@@ -81,22 +82,23 @@ impl Kind {
         })
     }
 
-    fn reads(self, text: &str, declared: &ast::DataType) -> bool {
-        let in_range = |bits: u32| text.parse::<i64>().is_ok_and(|value| value >> (bits - 1) == value >> 63);
-        match self {
-            Self::Integer => match arrow_type(declared) {
-                Some(DataType::Int16) => in_range(16),
-                Some(DataType::Int32) => in_range(32),
-                _ => in_range(64),
-            },
-            Self::Number => text.parse::<f64>().is_ok_and(f64::is_finite),
-            Self::Boolean => matches!(text, "true" | "false"),
-            Self::Text => true,
-            Self::Time => {
-                let parsed = chrono::DateTime::parse_from_rfc3339(text).is_ok();
-                parsed || chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").is_ok()
-            }
+    /// A text as a value of the declared type, if it is one.
+    fn read(self, text: &str, declared: &ast::DataType) -> Option<ScalarValue> {
+        if self == Self::Boolean && !matches!(text, "true" | "false") {
+            return None;
         }
+        let data_type = match arrow_type(declared)? {
+            // As a cast in SQL has it.
+            DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Nanosecond, zone),
+            other => other,
+        };
+        let value = ScalarValue::Utf8(Some(text.to_string())).cast_to(&data_type).ok()?;
+        let is_finite = match value {
+            ScalarValue::Float32(Some(float)) => float.is_finite(),
+            ScalarValue::Float64(Some(float)) => float.is_finite(),
+            _ => true,
+        };
+        (is_finite && !value.is_null()).then_some(value)
     }
 
     fn wants(self) -> &'static str {
@@ -113,28 +115,17 @@ impl Kind {
 impl Parameter {
     /// The value of a text, or what is wrong with it.
     pub fn value(&self, text: &str) -> Result<Literal, String> {
-        if !self.kind.reads(text, &self.sql_type) {
+        let read = |text: &str| self.kind.read(text, &self.sql_type);
+        let Some(value) = read(text) else {
             return Err(format!("{}={text} is not {}", self.name, self.kind.wants()));
-        }
-        if !self.choices.is_empty() && !self.choices.iter().any(|choice| choice == text) {
+        };
+        if !self.choices.is_empty() && !self.choices.iter().any(|choice| read(choice).as_ref() == Some(&value)) {
             return Err(format!("{}={text} is not one of {}", self.name, self.choices.join(", ")));
         }
-        if let Some((least, greatest)) = &self.between {
-            let outside = match self.kind {
-                Kind::Integer => {
-                    let number = |text: &str| text.parse::<i64>().unwrap_or_default();
-                    !(number(least)..=number(greatest)).contains(&number(text))
-                }
-                Kind::Number => {
-                    let number = |text: &str| text.parse::<f64>().unwrap_or_default();
-                    !(number(least)..=number(greatest)).contains(&number(text))
-                }
-                // Others have no BETWEEN.
-                _ => false,
-            };
-            if outside {
-                return Err(format!("{}={text} is not between {least} and {greatest}", self.name));
-            }
+        if let Some((least, greatest)) = &self.between
+            && !(read(least).is_some_and(|least| least <= value) && read(greatest).is_some_and(|most| value <= most))
+        {
+            return Err(format!("{}={text} is not between {least} and {greatest}", self.name));
         }
         Ok(Literal { text: Some(text.to_string()), sql_type: self.sql_type.clone() })
     }
@@ -214,6 +205,15 @@ impl Endpoint {
             }
         }
         faults.extend(self.rows.check(tables, &samples).err().unwrap_or_default());
+        let asked = || self.fields.iter().map(|(_, question)| question).chain([&self.rows]);
+        for parameter in &self.parameters {
+            if !asked().any(|question| question.parameters.contains(&parameter.name)) {
+                faults.push(
+                    fault(&self.rows, format!("no query uses parameter {}", parameter.name))
+                        .hint(format!("write ${}, or leave it out", parameter.name)),
+                );
+            }
+        }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 }
@@ -235,9 +235,11 @@ impl Gauge {
         };
         for (index, field) in schema.fields().iter().enumerate() {
             let is_text = matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-            if index != number && !(is_text && is_metric_name(field.name()) && !field.name().contains(':')) {
+            let is_label =
+                is_metric_name(field.name()) && !field.name().contains(':') && !field.name().starts_with("__");
+            if index != number && !(is_text && is_label) {
                 return Err(fault(&self.rows, format!("column {} cannot be a label", field.name()))
-                    .hint("a label is a text whose name has letters, digits and _"));
+                    .hint("a label is a text whose name has letters, digits and _, and does not begin with __"));
             }
         }
         Ok(number)
@@ -328,17 +330,23 @@ fn parse_parameter(cursor: &mut Cursor<'_>, what: &str) -> Result<Parameter> {
     let sql_type = cursor.parse(|parser| parser.parse_data_type())?;
     let kind = Kind::of(&sql_type).ok_or_else(|| {
         refuse(cursor, place, format!(": type {sql_type} is not supported"))
-            .hint("types are INT, BIGINT, DOUBLE, DECIMAL(p,s), VARCHAR, BOOLEAN, DATE, TIMESTAMP WITH TIME ZONE")
+            .hint("types are SMALLINT, INT, BIGINT, REAL, DOUBLE, DECIMAL(p,s), VARCHAR, BOOLEAN, DATE, TIMESTAMP, TIMESTAMP WITH TIME ZONE")
     })?;
     let mut parameter =
         Parameter { name: name.clone(), sql_type, kind, default: None, between: None, choices: Vec::new() };
     let mut default_at = place;
     loop {
+        let at = cursor.index();
+        let again = |cursor: &Cursor<'_>, is_there: bool, word: &str| match is_there {
+            true => Err(refuse(cursor, at, format!(" has {word} twice"))),
+            false => Ok(()),
+        };
         if cursor.words(&["default"]) {
+            again(cursor, parameter.default.is_some(), "DEFAULT")?;
             default_at = cursor.index();
             parameter.default = Some(if cursor.words(&["null"]) { None } else { Some(literal(cursor)?) });
         } else if cursor.words(&["between"]) {
-            let at = cursor.index();
+            again(cursor, parameter.between.is_some(), "BETWEEN")?;
             let least = literal(cursor)?;
             cursor.expect_words(&["and"])?;
             parameter.between = Some((least, literal(cursor)?));
@@ -346,6 +354,7 @@ fn parse_parameter(cursor: &mut Cursor<'_>, what: &str) -> Result<Parameter> {
                 return Err(refuse(cursor, at, " is no number, and so has no BETWEEN".to_string()));
             }
         } else if cursor.words(&["in"]) {
+            again(cursor, !parameter.choices.is_empty(), "IN")?;
             cursor.expect(&Token::LParen)?;
             loop {
                 parameter.choices.push(literal(cursor)?);
@@ -360,9 +369,14 @@ fn parse_parameter(cursor: &mut Cursor<'_>, what: &str) -> Result<Parameter> {
     }
     let bounds = parameter.between.iter().flat_map(|(least, greatest)| [least, greatest]);
     for text in bounds.chain(&parameter.choices) {
-        if !kind.reads(text, &parameter.sql_type) {
+        if kind.read(text, &parameter.sql_type).is_none() {
             return Err(refuse(cursor, place, format!(": {text} is not {}", kind.wants())));
         }
+    }
+    if let Some((least, greatest)) = &parameter.between
+        && kind.read(least, &parameter.sql_type) > kind.read(greatest, &parameter.sql_type)
+    {
+        return Err(refuse(cursor, place, format!(": {least} is greater than {greatest}")));
     }
     if let Some(Some(default)) = &parameter.default
         && let Err(why) = parameter.value(default)
@@ -397,7 +411,11 @@ pub(super) fn parse_gauge(cursor: &mut Cursor<'_>) -> Result<Gauge> {
             .error_at(place, "TG-SQL-ENDPOINT", format!("gauge name {name} is not possible"))
             .hint(format!("a name has letters, digits and _, does not begin with tidegate_, and is not {DB_OK}")));
     }
+    let help_place = cursor.index() + 1;
     let help = if cursor.words(&["help"]) { cursor.string()? } else { format!("Declared by CREATE GAUGE {name}.") };
+    if help.is_empty() {
+        return Err(cursor.error_at(help_place, "TG-SQL-ENDPOINT", format!("gauge {name}: its HELP is empty")));
+    }
     cursor.expect_words(&["as"])?;
     let rows = Question::parse(cursor, &format!("gauge {name}"), cursor.len())?;
     Ok(Gauge { name, help, rows })

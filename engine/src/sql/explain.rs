@@ -62,7 +62,8 @@ fn refuse_names(node: &LogicalPlan) -> datafusion::error::Result<()> {
 }
 
 /// DataFusion's refusal as one of ours: place, fact, and the nearest name.
-pub fn explain(error: DataFusionError, file: &str, line: u64, column: u64, what: &str) -> Error {
+/// `relation` is what its tables are.
+pub fn explain(error: DataFusionError, file: &str, line: u64, column: u64, what: &str, relation: Relation) -> Error {
     let (line, column) = match error.diagnostic().and_then(|d| d.span) {
         Some(span) if span.start.line > 0 => (span.start.line, span.start.column),
         _ => (line, column),
@@ -81,8 +82,8 @@ pub fn explain(error: DataFusionError, file: &str, line: u64, column: u64, what:
         },
         DataFusionError::Plan(message) if missing_table(message).is_some() => {
             let name = missing_table(message).unwrap_or_default();
-            Error::query("TG-SQL-VIEW", format!("{what}: {}", no_source(name)))
-                .hint("declare it with CREATE SOURCE, or correct its name")
+            Error::query("TG-SQL-VIEW", format!("{what}: {}", relation.missing(name)))
+                .hint(format!("declare it with CREATE {}, or correct its name", relation.keyword()))
         }
         DataFusionError::Plan(message) => match message.split_once("; ") {
             Some((fact, way_out)) => Error::query("TG-SQL-VIEW", format!("{what}: {fact}")).hint(way_out),
@@ -98,9 +99,30 @@ fn missing_table(message: &str) -> Option<&str> {
     message.strip_prefix("table '")?.strip_suffix("' not found")?.rsplit('.').next()
 }
 
-/// What is said of a source that is not there.
-pub fn no_source(name: &str) -> String {
-    format!("there is no source {name}")
+/// What the tables of a query are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// Of a view.
+    Source,
+    /// Of an endpoint or a gauge.
+    View,
+}
+
+impl Relation {
+    /// What is said of one that is not there.
+    pub fn missing(self, name: &str) -> String {
+        match self {
+            Self::Source => format!("there is no source {name}"),
+            Self::View => format!("there is no view {name}"),
+        }
+    }
+
+    fn keyword(self) -> &'static str {
+        match self {
+            Self::Source => "SOURCE",
+            Self::View => "MATERIALIZED VIEW",
+        }
+    }
 }
 
 /// A length of time for a person.

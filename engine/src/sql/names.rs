@@ -13,7 +13,7 @@ use futures::executor::block_on;
 use sqlparser::ast::{self, Expr, Ident, Query, VisitMut, VisitorMut};
 use sqlparser::tokenizer::Location;
 
-use super::explain::explain;
+use super::explain::{Relation, explain};
 use super::statement::normal;
 use crate::error::{Error, Result};
 
@@ -31,11 +31,13 @@ pub struct Named<'a> {
     pub at: (u64, u64),
     /// The query.
     pub query: &'a Query,
+    /// What its tables are.
+    pub relation: Relation,
 }
 
 /// The plan of a query, in which misspelt columns are read as what was probably meant; and those faults.
 pub fn resolve(state: &SessionState, named: Named<'_>) -> (Result<LogicalPlan>, Vec<Error>) {
-    let Named { what, file, at: (line, column), query } = named;
+    let Named { what, file, at: (line, column), query, relation } = named;
     let (mut query, mut faults) = (Box::new(query.clone()), Vec::new());
     loop {
         let statement = Statement::Statement(Box::new(ast::Statement::Query(query.clone())));
@@ -45,7 +47,7 @@ pub fn resolve(state: &SessionState, named: Named<'_>) -> (Result<LogicalPlan>, 
         };
         let at = place(&mut query, &error).unwrap_or(Location { line, column });
         let mended = faults.len() + 1 < FAULTS_MAX && mend(&mut query, &error, at);
-        let fault = explain(error, file, at.line, at.column, what);
+        let fault = explain(error, file, at.line, at.column, what, relation);
         if !mended {
             return (Err(fault), faults);
         }

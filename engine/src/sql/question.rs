@@ -3,19 +3,19 @@
 //! Its parameters (`$name`) are replaced in the parsed text by literals of their declared types, so that a value is never
 //! read as SQL and every plan knows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::common::TableReference;
 use datafusion::datasource::empty::EmptyTable;
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 use futures::executor::block_on;
 use sqlparser::ast::{self, CastKind, Expr, Query, Value, VisitMut, VisitorMut};
 
-use super::explain::explain;
+use super::explain::{Relation, explain};
 use super::names;
 use super::planned::Table;
 use super::statement::Cursor;
@@ -33,6 +33,8 @@ pub struct Question {
     /// The column of its first word.
     pub column: u64,
     query: Box<Query>,
+    /// The parameters that it uses.
+    pub parameters: BTreeSet<String>,
 }
 
 /// Values of parameters, by name.
@@ -67,6 +69,44 @@ impl Literal {
     }
 }
 
+/// A parameter's name as it was declared: unquoted names fold.
+fn parameter_name(written: &str) -> String {
+    written.trim_start_matches('$').to_lowercase()
+}
+
+/// The session in which questions are planned, and in which they are answered.
+pub fn session_config() -> SessionConfig {
+    let mut config = SessionConfig::new().with_target_partitions(1);
+    let options = config.options_mut();
+    options.execution.time_zone = Some("+00:00".to_string());
+    options.sql_parser.collect_spans = true;
+    options.optimizer.enable_dynamic_filter_pushdown = false;
+    config
+}
+
+/// A name that two columns have.
+fn twice(schema: &SchemaRef) -> Option<&String> {
+    let names: Vec<&String> = schema.fields().iter().map(|field| field.name()).collect();
+    names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)).map(|(_, name)| *name)
+}
+
+/// Collects the parameters of a query.
+#[derive(Default)]
+struct Using(BTreeSet<String>);
+
+impl VisitorMut for Using {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Value(value) = expr
+            && let Value::Placeholder(written) = &value.value
+        {
+            self.0.insert(parameter_name(written));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
 /// Puts values where parameters stand.
 struct Filling<'a> {
     values: &'a Values,
@@ -80,7 +120,7 @@ impl VisitorMut for Filling<'_> {
         if let Expr::Value(value) = expr
             && let Value::Placeholder(written) = &value.value
         {
-            match self.values.get(written.trim_start_matches('$')) {
+            match self.values.get(&parameter_name(written)) {
                 Some(literal) => *expr = literal.expr(),
                 None => {
                     self.missing.get_or_insert(written.clone());
@@ -95,11 +135,14 @@ impl Question {
     /// Reads a query from here to the token at `end`.
     pub fn parse(cursor: &mut Cursor<'_>, what: &str, end: usize) -> Result<Self> {
         let (line, column) = cursor.place();
-        let query = cursor.parse_until(end, |parser| parser.parse_query())?;
+        let mut query = cursor.parse_until(end, |parser| parser.parse_query())?;
         if cursor.index() < end {
             return Err(cursor.error("TG-SQL-SYNTAX", "the query should end here"));
         }
-        Ok(Self { what: what.to_string(), file: cursor.file().to_string(), line, column, query })
+        let mut used = Using::default();
+        let _: ControlFlow<()> = VisitMut::visit(&mut query, &mut used);
+        let (what, file) = (what.to_string(), cursor.file().to_string());
+        Ok(Self { what, file, line, column, query, parameters: used.0 })
     }
 
     fn filled(&self, values: &Values) -> Result<Box<Query>> {
@@ -128,38 +171,37 @@ impl Question {
     /// Plans it over empty tables; what its answer looks like, or every misspelt column.
     pub fn check(&self, tables: &[&Table], values: &Values) -> Result<SchemaRef, Vec<Error>> {
         let query = self.filled(values).map_err(|error| vec![error])?;
-        let session = SessionContext::new();
+        let session = SessionContext::new_with_config(session_config());
         for table in tables {
             let empty = Arc::new(EmptyTable::new(table.schema()));
             session.register_table(TableReference::bare(table.name.as_str()), empty).map_err(|e| vec![e.into()])?;
         }
         let state = session.state();
         let at = (self.line, self.column);
-        let named = names::Named { what: &self.what, file: &self.file, at, query: &query };
+        let relation = Relation::View;
+        let named = names::Named { what: &self.what, file: &self.file, at, query: &query, relation };
         let (plan, mut faults) = names::resolve(&state, named);
         let planned = plan.and_then(|plan| {
             let planned = block_on(state.create_physical_plan(&plan));
             planned.map_err(|error| self.told(error))
         });
         match planned {
-            Ok(plan) if faults.is_empty() => return Ok(plan.schema()),
+            Ok(plan) if faults.is_empty() => match twice(&plan.schema()) {
+                None => return Ok(plan.schema()),
+                Some(name) => faults.push(
+                    Error::query("TG-SQL-ENDPOINT", format!("{}: it has two columns {name}", self.what))
+                        .hint("rename one with AS")
+                        .at(&self.file, self.line, self.column),
+                ),
+            },
             Ok(_) => {}
             Err(fault) => faults.push(fault),
         }
-        Err(faults.into_iter().map(over_views).collect())
+        Err(faults)
     }
 
     /// DataFusion's refusal, with our names and place.
     pub fn told(&self, error: datafusion::error::DataFusionError) -> Error {
-        over_views(explain(error, &self.file, self.line, self.column, &self.what))
+        explain(error, &self.file, self.line, self.column, &self.what, Relation::View)
     }
-}
-
-/// A table that is missing here is a view, and no source.
-fn over_views(mut error: Error) -> Error {
-    if let Some((what, name)) = error.message.split_once(": there is no source ") {
-        error.message = format!("{what}: there is no view {name}");
-        error.hint = Some("declare it with CREATE MATERIALIZED VIEW, or correct its name".to_string());
-    }
-    error
 }

@@ -31,7 +31,7 @@ use datafusion::scalar::ScalarValue;
 use futures::executor::block_on;
 
 use super::aggregates::{Lowered, lower};
-use super::explain::{explain, refuse_expressions};
+use super::explain::{Relation, explain, refuse_expressions};
 use super::names;
 use super::planned::{
     Aggregate, CONSTANT_KEY, Distinct, Emit, Function, Group, Inputs, PlannedSource, PlannedView, Shape, TableColumn,
@@ -52,7 +52,8 @@ pub const ROW: &str = "__row";
 pub fn plan(session: &SessionContext, sources: &[PlannedSource], view: &ViewText) -> Result<PlannedView, Vec<Error>> {
     let state = session.state();
     let what = format!("view {}", view.name);
-    let named = names::Named { what: &what, file: &view.file, at: (view.line, view.column), query: &view.query };
+    let (at, relation) = ((view.line, view.column), Relation::Source);
+    let named = names::Named { what: &what, file: &view.file, at, query: &view.query, relation };
     let (raw, mut faults) = names::resolve(&state, named);
     match raw.and_then(|raw| split(&state, sources, view, raw)) {
         Ok(planned) if faults.is_empty() => return Ok(planned),
@@ -65,7 +66,7 @@ pub fn plan(session: &SessionContext, sources: &[PlannedSource], view: &ViewText
 fn split(state: &SessionState, sources: &[PlannedSource], view: &ViewText, raw: LogicalPlan) -> Result<PlannedView> {
     let name = &view.name;
     let what = format!("view {name}");
-    let told = |error: DataFusionError| explain(error, &view.file, view.line, view.column, &what);
+    let told = |error: DataFusionError| explain(error, &view.file, view.line, view.column, &what, Relation::Source);
     if view.query.with.as_ref().is_some_and(|with| with.recursive) {
         return Err(not_yet(name, "WITH RECURSIVE", "write it without"));
     }

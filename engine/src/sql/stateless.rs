@@ -6,7 +6,7 @@ use datafusion::common::{Column, DataFusionError};
 use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
-use super::explain::explain;
+use super::explain::{Relation, explain};
 use super::planned::{Emit, Inputs, PlannedSource, PlannedView, Shape, Table, TableColumn};
 use super::recognise::holds_panes;
 use super::split::{carry, fingerprint, physical, scanned, source_of};
@@ -23,7 +23,8 @@ pub(super) fn plan(
     analyzed: &LogicalPlan,
 ) -> Result<PlannedView> {
     let name = &view.name;
-    let told = |error: DataFusionError| explain(error, &view.file, view.line, view.column, &format!("view {name}"));
+    let what = format!("view {name}");
+    let told = |error: DataFusionError| explain(error, &view.file, view.line, view.column, &what, Relation::Source);
     if view.emit == Emit::Close || view.retention_us.is_some() {
         let what = if view.emit == Emit::Close { "EMIT ON WINDOW CLOSE" } else { "retention" };
         return Err(Error::query("TG-SQL-EMIT", format!("view {name} has no windows, and so no {what}"))

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::row::{OwnedRow, RowConverter, SortField};
@@ -188,7 +189,7 @@ impl Store for MemoryStore {
         Ok(batch.slice(from, batch.num_rows() - from))
     }
 
-    async fn snapshot(&self) -> Result<Arc<dyn Snapshot>> {
+    async fn snapshot(&self, _: Duration) -> Result<Arc<dyn Snapshot>> {
         let held = self.held();
         let tables = held.tables.iter().map(|(name, rows)| Ok((name.clone(), rows.batch()?)));
         Ok(Arc::new(MemorySnapshot { tables: tables.collect::<Result<_>>()? }))

@@ -16,6 +16,7 @@ pub mod sqlite;
 pub mod status;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, filter_record_batch};
@@ -26,8 +27,8 @@ use uuid::Uuid;
 
 use crate::batch::OffsetRange;
 use crate::error::{Error, Result};
-use crate::sink::Write;
-use crate::sql::planned::Table;
+use crate::sink::{Write, quoted};
+use crate::sql::planned::{Table, TableColumn};
 use crate::time;
 use crate::view::Counts;
 use dead_letters::DeadLetter;
@@ -53,7 +54,8 @@ pub trait Store: Send + Sync {
     /// Rows of a view's table in the order of its key, all of them or the last ones; none if there is no such table.
     async fn rows(&self, table: &Table, newest: Option<usize>) -> Result<RecordBatch>;
     /// The database as it is now, for an answer that asks more than once.
-    async fn snapshot(&self) -> Result<Arc<dyn Snapshot>>;
+    /// Each question to it may take `limit`.
+    async fn snapshot(&self, limit: Duration) -> Result<Arc<dyn Snapshot>>;
     /// Deletes rows of windows that have ended long ago, a slice of them; how many.
     async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64>;
     /// Removes a view: its table, its state, its progress. The pipeline's owner is fenced. Whether there was one.
@@ -136,9 +138,24 @@ pub enum BoundValue {
 /// The most rows that one question reads of a table.
 const SCAN_ROWS_MAX: usize = 1_000_000;
 
-/// How many rows to ask for: one more than may come, so that it shows.
-fn scan_limit(wanted: &Wanted) -> usize {
-    wanted.limit.unwrap_or(SCAN_ROWS_MAX + 1).min(SCAN_ROWS_MAX + 1)
+/// The query for what is wanted of a table. It asks for one row more than may come, so that it shows.
+fn scan_sql(
+    table: &Table,
+    wanted: &Wanted,
+    column: impl Fn(&TableColumn) -> String,
+    value: impl Fn(usize, &Bound) -> String,
+) -> String {
+    let condition = |(index, bound): (usize, &Bound)| {
+        let column = quoted(&table.columns[bound.column].name);
+        format!("{column} {} {}", bound.comparison.sql(), value(index, bound))
+    };
+    let conditions: Vec<String> = wanted.bounds.iter().enumerate().map(condition).collect();
+    let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    // A table has rows even where none of its columns is wanted.
+    let columns = wanted.columns.iter().map(|index| column(&table.columns[*index]));
+    let columns: Vec<String> = columns.chain(["1".to_string()]).collect();
+    let limit = wanted.limit.unwrap_or(SCAN_ROWS_MAX + 1).min(SCAN_ROWS_MAX + 1);
+    format!("SELECT {} FROM {}{filter} LIMIT {limit}", columns.join(", "), quoted(&table.name))
 }
 
 /// Refuses a question that reads too much.

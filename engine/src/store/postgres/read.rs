@@ -1,6 +1,7 @@
 //! What people ask of Postgres, and what is done outside of commits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use arrow::compute::cast;
@@ -186,8 +187,8 @@ impl Store for Postgres {
         text_rows(&rows, &table.schema())
     }
 
-    async fn snapshot(&self) -> Result<Arc<dyn Snapshot>> {
-        Ok(Arc::new(PostgresSnapshot::begin(self).await?))
+    async fn snapshot(&self, limit: Duration) -> Result<Arc<dyn Snapshot>> {
+        Ok(Arc::new(PostgresSnapshot::begin(self, limit).await?))
     }
 
     async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64> {

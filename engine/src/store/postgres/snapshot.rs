@@ -1,6 +1,7 @@
 //! One moment of the database, for an answer that asks more than once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
@@ -10,27 +11,32 @@ use tokio_postgres::types::ToSql;
 
 use super::read::{as_text, text_rows};
 use super::readers::Reader;
-use super::{Postgres, time};
+use super::{Postgres, deadline, time};
 use crate::error::{Error, Result};
 use crate::sink::quoted;
 use crate::sql::planned::{Table, TableColumn};
-use crate::store::{Bound, BoundValue, Snapshot, Wanted, check_scan, scan_limit};
+use crate::store::{Bound, BoundValue, Snapshot, Wanted, check_scan, scan_sql};
 
 /// A session in a transaction that sees one moment.
 pub struct PostgresSnapshot {
     /// Until it is done.
     reader: Mutex<Option<Reader>>,
+    limit: Duration,
 }
 
 impl PostgresSnapshot {
     /// Begins it.
-    pub async fn begin(store: &Postgres) -> Result<Self> {
-        let reader = store.reader().await?;
-        let ms = store.timeout.as_millis();
-        // What nobody waits for any more must end on the server too.
-        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {ms}");
-        reader.session.batch(&begin).await?;
-        Ok(Self { reader: Mutex::new(Some(reader)) })
+    pub async fn begin(store: &Postgres, limit: Duration) -> Result<Self> {
+        let limit = limit.min(store.timeout);
+        let begun = async {
+            let reader = store.reader().await?;
+            // What nobody waits for any more must end on the server too.
+            let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout =";
+            reader.session.batch(&format!("{begin} {}", limit.as_millis().max(1))).await?;
+            Ok::<Reader, Error>(reader)
+        };
+        let reader = deadline(limit, begun).await??;
+        Ok(Self { reader: Mutex::new(Some(reader)), limit })
     }
 
     /// Rows of a query over a table; none if there is no such table.
@@ -50,19 +56,18 @@ impl PostgresSnapshot {
         let parameters: Vec<Box<dyn ToSql + Sync + Send>> = values.iter().map(parameter).collect();
         let parameters: Vec<&(dyn ToSql + Sync)> =
             parameters.iter().map(|p| p.as_ref() as &(dyn ToSql + Sync)).collect();
-        session.all(sql, &parameters).await
+        deadline(self.limit, session.all(sql, &parameters)).await?
     }
 }
 
-/// A condition; its value is the parameter of this number.
-fn condition(table: &Table, bound: &Bound, number: usize) -> String {
-    let column = &table.columns[bound.column];
-    let value = match bound.value {
-        BoundValue::Integer(_) => format!("${number}::bigint"),
-        BoundValue::Text(_) => format!("${number}::text"),
-        BoundValue::Time(_) => time_of(column, &format!("${number}")),
-    };
-    format!("{} {} {value}", quoted(&column.name), bound.comparison.sql())
+/// The value of a condition: the parameter of its position.
+fn value(table: &Table, index: usize, bound: &Bound) -> String {
+    let parameter = format!("${}", index + 1);
+    match bound.value {
+        BoundValue::Integer(_) => format!("{parameter}::bigint"),
+        BoundValue::Text(_) => format!("{parameter}::text"),
+        BoundValue::Time(_) => time_of(&table.columns[bound.column], &parameter),
+    }
 }
 
 /// Microseconds as the type of a time column.
@@ -76,13 +81,9 @@ fn time_of(column: &TableColumn, parameter: &str) -> String {
 #[async_trait]
 impl Snapshot for PostgresSnapshot {
     async fn rows(&self, table: &Table, wanted: &Wanted) -> Result<RecordBatch> {
-        let columns: Vec<String> = wanted.columns.iter().map(|column| as_text(&table.columns[*column])).collect();
-        let conditions: Vec<String> =
-            wanted.bounds.iter().enumerate().map(|(index, bound)| condition(table, bound, index + 1)).collect();
-        let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
-        let (list, name, limit) = (columns.join(", "), quoted(&table.name), scan_limit(wanted));
+        let sql = scan_sql(table, wanted, as_text, |index, bound| value(table, index, bound));
         let values: Vec<BoundValue> = wanted.bounds.iter().map(|bound| bound.value.clone()).collect();
-        let rows = self.ask(table, &format!("SELECT {list} FROM {name}{filter} LIMIT {limit}"), &values).await?;
+        let rows = self.ask(table, &sql, &values).await?;
         check_scan(table, rows.len())?;
         text_rows(&rows, &Arc::new(table.schema().project(&wanted.columns)?))
     }

@@ -310,7 +310,7 @@ impl Store for SqliteStore {
         Ok(RecordBatch::try_new(table.schema(), arrays)?)
     }
 
-    async fn snapshot(&self) -> Result<Arc<dyn Snapshot>> {
+    async fn snapshot(&self, _: Duration) -> Result<Arc<dyn Snapshot>> {
         Ok(Arc::new(SqliteSnapshot::begin(self).await?))
     }
 

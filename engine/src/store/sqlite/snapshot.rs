@@ -13,7 +13,7 @@ use super::{SqliteStore, Told, bound};
 use crate::error::Result;
 use crate::sink::quoted;
 use crate::sql::planned::Table;
-use crate::store::{BoundValue, Snapshot, Wanted, check_scan, scan_limit};
+use crate::store::{BoundValue, Snapshot, Wanted, check_scan, scan_sql};
 
 /// A connection in a transaction that sees one moment; none where there is no file yet.
 pub struct SqliteSnapshot {
@@ -46,18 +46,11 @@ impl SqliteSnapshot {
 #[async_trait]
 impl Snapshot for SqliteSnapshot {
     async fn rows(&self, table: &Table, wanted: &Wanted) -> Result<RecordBatch> {
-        let name = |column: &usize| quoted(&table.columns[*column].name);
-        // A table has rows even where none of its columns is wanted.
-        let columns: Vec<String> = wanted.columns.iter().map(name).chain(["1".to_string()]).collect();
-        let conditions: Vec<String> =
-            wanted.bounds.iter().map(|bound| format!("{} {} ?", name(&bound.column), bound.comparison.sql())).collect();
-        let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+        let sql = scan_sql(table, wanted, |column| quoted(&column.name), |_, _| "?".to_string());
         let values = wanted.bounds.iter().map(|bound| match &bound.value {
             BoundValue::Integer(value) | BoundValue::Time(value) => Value::Integer(*value),
             BoundValue::Text(text) => Value::Text(text.clone()),
         });
-        let (list, limit) = (columns.join(", "), scan_limit(wanted));
-        let sql = format!("SELECT {list} FROM {}{filter} LIMIT {limit}", quoted(&table.name));
         let rows = self.ask(table, sql, values.collect()).await?;
         check_scan(table, rows.len())?;
         let schema = Arc::new(table.schema().project(&wanted.columns)?);
