@@ -14,6 +14,7 @@ mod kill_points;
 mod oracle;
 mod outages;
 mod random_kills;
+mod random_views;
 mod state_loss;
 mod takeover;
 mod two_pipelines;

@@ -169,7 +169,7 @@ pub const AGGREGATES: [Aggregate; 41] = [
     folded("sum(d)?"),
     folded("avg(d)?"),
     float("avg(n)?"),
-    float("avg(p)?"),
+    exact("avg(p)?"),
     float("var_pop(n)?"),
     float("covar_pop(n, d)?"),
     growing("median(n)?", Place::OnClose),

@@ -8,18 +8,9 @@ use proptest::sample::{select, subsequence};
 
 use super::case::*;
 
-/// Which aggregates a case may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    /// All.
-    DataFusion,
-    /// Those that mean the same in Postgres.
-    Postgres,
-}
-
-/// Any case.
-pub fn case(dialect: Dialect) -> impl Strategy<Value = Case> {
-    (source(), vec(view(dialect), 1..=3), 1..=4usize, vec(raw(), 1..70)).prop_map(assemble)
+/// Any case whose aggregates are among these.
+pub fn case(fits: fn(&Aggregate) -> bool) -> impl Strategy<Value = Case> {
+    (source(), vec(view(fits), 1..=3), 1..=4usize, vec(raw(), 1..70)).prop_map(assemble)
 }
 
 fn source() -> impl Strategy<Value = Source> {
@@ -48,12 +39,8 @@ fn windows() -> impl Strategy<Value = Windows> {
     ]
 }
 
-fn aggregate(dialect: Dialect) -> impl Strategy<Value = Aggregate> {
-    let means_the_same = |aggregate: &Aggregate| dialect == Dialect::DataFusion || aggregate.place == Place::Anywhere;
-    select(AGGREGATES.into_iter().filter(means_the_same).collect::<Vec<_>>())
-}
-
-fn view(dialect: Dialect) -> impl Strategy<Value = View> {
+fn view(fits: fn(&Aggregate) -> bool) -> impl Strategy<Value = View> {
+    let aggregates: Vec<Aggregate> = AGGREGATES.into_iter().filter(fits).collect();
     let predicate = || option::weighted(0.4, 0..PREDICATES.len());
     (
         windows(),
@@ -62,7 +49,7 @@ fn view(dialect: Dialect) -> impl Strategy<Value = View> {
         select(vec![[true, false, false], [true, true, false], [false, true, false], [false, false, true], [true; 3]]),
         subsequence(KEYS.to_vec(), 0..=2),
         subsequence(SELECTED.to_vec(), 1..=4),
-        vec((aggregate(dialect), option::weighted(0.25, 0..PREDICATES.len())), 1..=4),
+        vec((select(aggregates), option::weighted(0.25, 0..PREDICATES.len())), 1..=4),
         option::weighted(0.35, select(HAVINGS.to_vec())),
     )
         .prop_map(|(windows, on_close, filter, edges, keys, selected, aggregates, having)| {
@@ -180,7 +167,9 @@ fn field(name: &str) -> BoxedStrategy<Option<&'static str>> {
             vec!["\"A\"", "\"a\\u0000\"", "\"LONG\"", "\"LONGx\"", "5"],
         ),
         "t" => (vec!["\"x\"", "\"y\"", "\"zz\"", "\"\"", "null"], vec!["\"X\"", "[\"x\"]", "\"q\\\"\\\\\""]),
-        "n" => (vec!["1", "2", "0", "5", "-3", "null"], vec!["\"4\"", "2.7", "3000000000", "\"x\"", "true"]),
+        "n" => {
+            (vec!["1", "2", "0", "5", "-3", "null"], vec!["\"4\"", "2.7", "3000000000", "\"x\"", "true", "7,\"n\":2"])
+        }
         "big" => (
             vec!["1", "0", "-7", "10", "null"],
             vec!["90000000000000000", "-90000000000000000", "\"12\"", "9223372036854775808", "{}"],
