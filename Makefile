@@ -10,10 +10,11 @@ BIN := $(CARGO_TARGET_DIR)/debug
 # Always the whole workspace: a build of one package alone would choose other features, and compile DataFusion again.
 BUILD := cargo build --workspace --all-targets
 N ?= 500
+CASES ?= 100000
 PORT ?= 8000
 DURATION ?=
 
-.PHONY: help demo build check setup test test-fast test-all crash bench smoke
+.PHONY: help demo build check setup test test-fast test-all crash oracle sabotage bench smoke
 
 help:              ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -46,6 +47,12 @@ test-all: setup build ## every kill point on its 1st, 2nd and 10th hit, 100 rand
 
 crash: setup build ## N random kills on Postgres, and N on SQLite (N=500)
 	@TIDEGATE_TEST_KILLS=$(N) .ci/count cargo test --workspace --test real kills_
+
+oracle: build      ## CASES random sources, views and accidents against one batch run (CASES=100000)
+	@TIDEGATE_TEST_CASES=$(CASES) cargo test --workspace --test fast -- --exact --nocapture oracle::streaming_equals_batch
+
+sabotage: setup build ## break the engine on purpose, one fault at a time: the test that each names must fail
+	@.ci/sabotage
 
 bench: setup build ## cost and latency against real servers; BENCH_JSON=file writes the medians, ARGS= passes options
 	@$(BIN)/tidegate-bench $(ARGS)

@@ -7,5 +7,6 @@ mod golden;
 mod oracle;
 mod preflight;
 mod refusals;
+mod sabotage;
 mod tidy;
 mod views;
