@@ -318,7 +318,8 @@ mod tests {
         let ends = Arc::new(Ends::default());
         let snapshot: Arc<dyn Snapshot> = ends.clone();
         let state = asker.session(&snapshot, 0).unwrap();
-        let rows = run(&state, &catalog.endpoints[0].rows, &Values::new());
+        let values = Values::new();
+        let rows = run(&state, &catalog.endpoints[0].rows, &values);
         let rows = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(rows).unwrap();
         let told = ends.0.lock().unwrap().clone();
         (told, String::from_utf8(show::json(&rows).unwrap()).unwrap())

@@ -273,7 +273,7 @@ pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<Endpoint> {
     if !path.starts_with('/')
         || path.len() < 2
         || path.ends_with('/')
-        || path.contains("//")
+        || path.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."))
         || !path.chars().all(plain)
     {
         return Err(refuse(
