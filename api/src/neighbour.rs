@@ -59,7 +59,10 @@ impl Neighbour {
             told.push(format!("gauge {}: {value}", gauge.name));
         }
         match value(DB_OK) {
-            Some(1.0) => Ok(told),
+            Some(1.0) => {
+                told.push(format!("gauge {DB_OK}: 1"));
+                Ok(told)
+            }
             other => Err(format!("gauge {DB_OK} is {other:?}")),
         }
     }
