@@ -34,6 +34,7 @@ use datafusion::scalar::ScalarValue;
 use crate::error::{Error, Result};
 use crate::show;
 use crate::sql::endpoint::{Endpoint, Gauge};
+use crate::sql::physical_rules;
 use crate::sql::planned::Table;
 use crate::sql::question::{Question, Values, session_config};
 use crate::store::{Snapshot, Store};
@@ -153,7 +154,8 @@ impl Asker {
         }
         let now = chrono::DateTime::from_timestamp_micros(now_us).unwrap_or_default();
         let props = ExecutionProps::new().with_query_execution_start_time(now);
-        Ok(SessionStateBuilder::new_from_existing(context.state()).with_execution_props(props).build())
+        let builder = SessionStateBuilder::new_from_existing(context.state()).with_execution_props(props);
+        Ok(builder.with_physical_optimizer_rules(physical_rules()).build())
     }
 }
 

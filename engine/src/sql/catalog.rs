@@ -11,6 +11,8 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::endpoint::{Endpoint, Gauge};
@@ -183,13 +185,25 @@ fn check_paths(endpoints: &[Endpoint], errors: &mut Vec<Error>) {
     }
 }
 
+/// DataFusion's rules but for one, which moves projections below filters: what WHERE or HAVING drops would be computed, and
+/// fail.
+pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    rules.retain(|rule| rule.name() != "ProjectionPushdown");
+    rules
+}
+
 /// The session that plans; its settings are what `docs/architecture.md` says of determinism.
 fn session() -> SessionContext {
     let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(1 << 20);
     let options = config.options_mut();
     options.sql_parser.collect_spans = true;
     options.optimizer.enable_dynamic_filter_pushdown = false;
-    let state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+    let state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_default_features()
+        .with_physical_optimizer_rules(physical_rules())
+        .build();
     let context = SessionContext::new_with_state(state);
     context.register_udf(window::udf());
     context

@@ -25,7 +25,7 @@ mod text;
 mod view;
 pub mod window;
 
-pub use catalog::{Catalog, read_files};
+pub use catalog::{Catalog, physical_rules, read_files};
 pub use planned::{PlannedSource, PlannedView};
 pub use split::ROW;
 pub use statement::parse_interval_us as duration_us;
