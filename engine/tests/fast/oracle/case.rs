@@ -55,8 +55,9 @@ pub const COMPUTED: [(Type, &str); 5] = [
 ];
 
 /// What WHERE and FILTER may be; the model evaluates each by itself.
-pub const PREDICATES: [&str; 9] = [
+pub const PREDICATES: [&str; 10] = [
     "n > 1",
+    "n <> 0",
     "n IS NOT NULL",
     "g = 'a'",
     "b",

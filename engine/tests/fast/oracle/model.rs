@@ -75,6 +75,7 @@ impl Row {
     pub fn holds(&self, predicate: usize) -> Option<bool> {
         match PREDICATES[predicate] {
             "n > 1" => self.int("n").map(|n| n > 1),
+            "n <> 0" => self.int("n").map(|n| n != 0),
             "n IS NOT NULL" => Some(self.int("n").is_some()),
             "g = 'a'" => self.text("g").map(|g| g == "a"),
             "b" => self.bool("b"),
