@@ -86,7 +86,12 @@ impl store::Writer for PostgresWriter {
                 Ok(_) => self.attempt(commit, apart).await,
             };
             match attempt {
-                Attempt::Committed => return Ok(Settled::Committed),
+                Attempt::Committed => {
+                    if commit.checkpoint.is_some() {
+                        tokio::spawn(sweep(self.store.clone()));
+                    }
+                    return Ok(Settled::Committed);
+                }
                 Attempt::Refused(why) => {
                     tracing::warn!(pipeline = commit.pipeline, "the database refuses a row ({why}); trying rows apart");
                     self.roll_back().await;
@@ -237,5 +242,19 @@ impl PostgresWriter {
                 Err(error) => Attempt::Unknown(error),
             },
         }
+    }
+}
+
+/// Makes the room of replaced pieces of state free for the next ones. The server would do so once a minute, when the table
+/// is many times as large as what lives in it. It never shrinks the table, for which commits would have to wait.
+async fn sweep(store: Postgres) {
+    let swept = async {
+        let reader = store.reader().await?;
+        reader.session.batch("VACUUM (SKIP_LOCKED, TRUNCATE false) tidegate.state").await?;
+        reader.done();
+        Ok::<(), Error>(())
+    };
+    if let Err(error) = swept.await {
+        tracing::debug!("the state's table is not swept: {error}");
     }
 }
