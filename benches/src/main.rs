@@ -3,6 +3,8 @@
 //! `consume`, `decode` and `floor` use the libraries alone; all others run the real binary. Each run is a process of its
 //! own, and the system tells what it used. Runs are interleaved, so that a noisy minute hits all rows.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod close;
 mod commit;
 mod dashboards;

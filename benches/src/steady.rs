@@ -38,14 +38,15 @@ pub fn run(kafka: &Kafka, postgres: &Postgres, database: &str, queries: &Queries
     let sent = half.total() * 2;
     eye.wait(COMMITTED, sent as i64, Duration::from_secs(30))?;
     let used = engine.used();
-    let ratio = postgres.psql(
-        database,
-        "SELECT pg_total_relation_size('tidegate.state')::float8 / sum(octet_length(data)) FROM tidegate.state",
-    )?;
     if let Some(line) = engine.complaint() {
         return Err(format!("the engine complains: {line}"));
     }
     engine.stop();
+    // An engine that ends has stored all of its state.
+    let ratio = postgres.psql(
+        database,
+        "SELECT pg_total_relation_size('tidegate.state')::float8 / sum(octet_length(data)) FROM tidegate.state",
+    )?;
     queries.prove(postgres, database, sent)?;
     Ok(Run {
         events_per_s: Some(load.rate as f64),

@@ -143,7 +143,7 @@ pub fn partition(stream: u32) -> i32 {
 fn widened(rng: &mut ChaCha8Rng, event: &[u8]) -> Vec<u8> {
     let mut number = |below: u32| rng.random_range(0..below);
     let before = format!(
-        r#"{{"session_id":"{:08x}{:08x}","device_id":"{:08x}","device":"phone","os":"Android","os_version":"{}.{}","app_version":"4.{}.{}","country":"NO","city":"Bodø","timezone":"Europe/Oslo","language":"nb-NO","ip":"10.{}.{}.{}","user_agent":"Mozilla/5.0 (Linux; Android 15; Pixel 9) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0 Mobile","referrer":null,"campaign":"autumn-{}","plan":"basic","is_subscriber":{},"is_moderator":false,"#,
+        r#"{{"session_id":"{:08x}{:08x}","device_id":"{:08x}","device":"phone","os":"Android","os_version":"{}.{}","app_version":"4.{}.{}","country":"NO","city":"Bodø","timezone":"Europe/Oslo","ip":"10.{}.{}.{}","user_agent":"Mozilla/5.0 (Linux; Android 15; Pixel 9) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0 Mobile","referrer":null,"campaign":"autumn-{}","plan":"basic","is_subscriber":{},"is_moderator":false,"#,
         number(u32::MAX),
         number(u32::MAX),
         number(u32::MAX),
