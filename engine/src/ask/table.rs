@@ -20,7 +20,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::aggregates::AggregateExec;
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
@@ -90,7 +90,9 @@ impl TableProvider for ViewTable {
             Partitioning::UnknownPartitioning(1),
             EmissionType::Final,
             Boundedness::Bounded,
-        );
+        )
+        // It gives one batch, and waits for it: nothing has to be put around it to make it yield.
+        .with_scheduling_type(SchedulingType::Cooperative);
         let (table, snapshot) = (self.table.clone(), self.snapshot.clone());
         Ok(Arc::new(Scan { table, snapshot, wanted, ends: false, properties: Arc::new(properties) }))
     }
