@@ -253,7 +253,7 @@ impl Replaying<'_> {
         for event in messages.events() {
             let (partition, position) = match event {
                 Event::Record(record) => {
-                    if open.contains_key(&record.partition) && record.offset < until[&record.partition] {
+                    if record.offset < until[&record.partition] {
                         records.push(record);
                     }
                     (record.partition, record.offset + 1)
