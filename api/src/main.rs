@@ -2,6 +2,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod adhoc;
+mod admit;
 mod check;
 mod child;
 mod declared;
@@ -9,11 +11,13 @@ mod demo;
 mod engine;
 mod generate;
 mod golden;
+mod listen;
 mod neighbour;
 mod router;
 mod run;
 mod serve;
 mod smoke;
+mod sql;
 mod view;
 
 use std::path::PathBuf;
@@ -57,6 +61,9 @@ enum Command {
     Generate(generate::Options),
     /// Prove on a running engine that records arrive in their windows, once.
     Smoke(smoke::Options),
+    /// Run ad-hoc queries for the api, which starts it.
+    #[command(hide = true)]
+    QueryWorker(adhoc::worker::Options),
 }
 
 impl Command {
@@ -89,5 +96,6 @@ fn main() -> ExitCode {
         Command::View(options) => view::run(config, &options),
         Command::Generate(options) => generate::run(&options, child),
         Command::Smoke(options) => smoke::run(config, &options),
+        Command::QueryWorker(options) => adhoc::worker::run(&options),
     }
 }

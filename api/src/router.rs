@@ -5,6 +5,7 @@
 //!  GET /readyz                       whether the database answers and every declared view has begun
 //!  GET /prometheus                   our own metrics, and the gauges that are declared
 //!  GET …                             the endpoints that are declared (see `declared`)
+//!  GET, POST /api/v1/sql             ad-hoc SQL (see `sql`)
 //!  GET /api/v1/queries               the views: columns, windows, what is final, where records went
 //!  GET /api/v1/queries/{name}/rows   the newest rows of a view's table   ?limit=
 //!  GET /api/v1/dead-letters          the newest dead letters             ?limit=
@@ -25,15 +26,19 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_engine::ask::Asker;
 use tidegate_engine::error::{Error, Kind};
+use tidegate_engine::settings::Settings;
 use tidegate_engine::show;
 use tidegate_engine::sql::Catalog;
 use tidegate_engine::sql::endpoint::Gauge;
-use tidegate_engine::sql::planned::PlannedView;
+use tidegate_engine::sql::planned::{PlannedView, Table};
 use tidegate_engine::store::Store;
 use tidegate_engine::time::{NONE, clock};
 use tokio::runtime::Handle;
 
+use crate::adhoc::AdHoc;
+use crate::admit::{Admission, admit};
 use crate::declared::{self, Answers};
+use crate::sql;
 
 /// Rows in one answer, if nothing is said and at most.
 const ROWS: usize = 100;
@@ -53,7 +58,12 @@ pub struct Shared {
 }
 
 /// The routes over a store; declared endpoints are answered on threads of their own.
-pub fn router(store: Arc<dyn Store>, catalog: Catalog, threads: Handle) -> Result<Router, String> {
+pub fn router(
+    store: Arc<dyn Store>,
+    catalog: Catalog,
+    settings: &Settings,
+    threads: &Handle,
+) -> Result<Router, String> {
     let registry = Registry::new();
     let seconds = HistogramVec::new(
         HistogramOpts::new("tidegate_api_request_seconds", "Time to answer a request."),
@@ -61,13 +71,18 @@ pub fn router(store: Arc<dyn Store>, catalog: Catalog, threads: Handle) -> Resul
     );
     let seconds = seconds.map_err(|error| error.to_string())?;
     registry.register(Box::new(seconds.clone())).map_err(|error| error.to_string())?;
-    let tables = catalog.views.iter().map(|view| view.table.clone()).collect();
-    let answers = Answers::new(Asker::new(store.clone(), tables), threads);
+    let tables: Vec<Table> = catalog.views.iter().map(|view| view.table.clone()).collect();
+    // What an endpoint computes must not hold up who watches the workers: these have their own processes.
+    let here = Handle::current();
+    let adhoc = AdHoc::start(store.clone(), tables.clone(), settings.adhoc.clone(), &registry, here);
+    let adhoc = adhoc.map_err(|error| error.to_string())?;
+    let answers = Answers::new(Asker::new(store.clone(), tables), threads.clone());
     let endpoints = declared::routes(&answers, catalog.endpoints);
     let (views, gauges) = (catalog.views, catalog.gauges.into());
     let shared = Arc::new(Shared { store, views, answers, gauges, registry, seconds });
     Ok(Router::new()
         .merge(endpoints)
+        .merge(sql::routes(adhoc))
         .route("/health", get(health))
         .route("/readyz", get(readyz))
         .route("/prometheus", get(metrics))
@@ -83,8 +98,9 @@ pub fn router(store: Arc<dyn Store>, catalog: Catalog, threads: Handle) -> Resul
             )
         })
         .method_not_allowed_fallback(|| async {
-            problem(StatusCode::METHOD_NOT_ALLOWED, "TG-API-METHOD", "only GET is answered here", None)
+            problem(StatusCode::METHOD_NOT_ALLOWED, "TG-API-METHOD", "this method is not answered here", None)
         })
+        .layer(middleware::from_fn_with_state(Admission::new(&settings.api), admit))
         .layer(middleware::from_fn_with_state(shared.clone(), observed))
         .with_state(shared))
 }

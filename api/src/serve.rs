@@ -9,6 +9,7 @@ use tidegate_engine::settings::Settings;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::child::parent_gone;
+use crate::listen;
 use crate::router::router;
 
 /// Options of `tidegate api`.
@@ -67,10 +68,11 @@ fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), St
                 () = parent_gone(), if child => {}
             }
         };
-        axum::serve(listener, router(store, catalog, threads)?)
-            .with_graceful_shutdown(ended)
-            .await
-            .map_err(|error| error.to_string())
+        if settings.api.token.is_empty() && !address.ip().is_loopback() {
+            tracing::warn!("whoever reaches {address} may ask everything: api.token is not set");
+        }
+        listen::serve(listener, router(store, catalog, &settings, &threads)?, ended).await;
+        Ok(())
     });
     // One that still computes is not waited for.
     answers.shutdown_background();

@@ -3,7 +3,7 @@
 //! Defaults, then `tidegate.toml`, then `TIDEGATE__SECTION__KEY`, `DATABASE_URL` and `KAFKA_BROKERS` (or the files that
 //! `DATABASE_URL_FILE` and `KAFKA_BROKERS_FILE` name), then flags.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use figment::Figment;
@@ -24,6 +24,8 @@ pub struct Settings {
     pub kafka: KafkaSettings,
     /// HTTP.
     pub api: ApiSettings,
+    /// Queries that people ask ad hoc.
+    pub adhoc: AdHocSettings,
     /// Only for tests.
     pub test: TestSettings,
 }
@@ -109,11 +111,55 @@ pub struct KafkaSettings {
 pub struct ApiSettings {
     /// Where it listens.
     pub listen: String,
+    /// The bearer token that everything but `/health` and `/readyz` needs; none if it is empty.
+    pub token: String,
+    /// The file that holds it instead.
+    pub token_file: Option<PathBuf>,
+    /// Names by which it may be addressed, beside addresses and names without a dot.
+    pub hosts: Vec<String>,
 }
 
 impl Default for ApiSettings {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8000".to_string() }
+        let listen = "127.0.0.1:8000".to_string();
+        Self { listen, token: String::new(), token_file: None, hosts: Vec::new() }
+    }
+}
+
+/// Queries that people ask ad hoc.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdHocSettings {
+    /// Processes that run them.
+    pub workers: usize,
+    /// Queries that run at a time.
+    pub running: usize,
+    /// Queries that wait for their turn.
+    pub queued: usize,
+    /// How long one may take.
+    pub timeout_ms: u64,
+    /// Rows of an answer.
+    pub rows_max: usize,
+    /// Bytes of an answer.
+    pub bytes_max: usize,
+    /// Memory that one query's sorts, joins and groups may hold.
+    pub memory_max: usize,
+    /// Memory of a process that runs them, beyond which it is ended.
+    pub worker_memory: usize,
+}
+
+impl Default for AdHocSettings {
+    fn default() -> Self {
+        Self {
+            workers: 2,
+            running: 4,
+            queued: 16,
+            timeout_ms: 30_000,
+            rows_max: 100_000,
+            bytes_max: 64 << 20,
+            memory_max: 256 << 20,
+            worker_memory: 1 << 30,
+        }
     }
 }
 
@@ -149,10 +195,10 @@ impl Settings {
                 figment = figment.merge(Serialized::default(key, value));
             }
         }
-        let settings: Self = figment.merge(Env::prefixed("TIDEGATE__").split("__")).extract().map_err(|errors| {
+        let mut settings: Self = figment.merge(Env::prefixed("TIDEGATE__").split("__")).extract().map_err(|errors| {
             let told: Vec<String> = errors.into_iter().map(|error| said(&error)).collect();
             Error::configuration("TG-SETTING", told.join("; ")).hint(
-                "sections are engine, store, kafka, api; what can change an answer stands in a source's or view's WITH",
+                "sections are engine, store, kafka, api, adhoc; what can change an answer stands in a source's or view's WITH",
             )
         })?;
         if !settings.test.enabled && !settings.test.failpoints.is_empty() {
@@ -161,6 +207,9 @@ impl Settings {
             );
         }
         settings.check_bounds()?;
+        if let Some(path) = &settings.api.token_file {
+            settings.api.token = secret("api.token_file", path)?;
+        }
         Ok(settings)
     }
 
@@ -173,6 +222,11 @@ impl Settings {
             ("engine.checkpoint_interval_ms", engine.checkpoint_interval_ms, 1),
             ("engine.checkpoint_records_max", engine.checkpoint_records_max.max(0).unsigned_abs(), 1),
             ("store.timeout_ms", self.store.timeout_ms, 100),
+            ("adhoc.workers", self.adhoc.workers as u64, 1),
+            ("adhoc.running", self.adhoc.running as u64, 1),
+            ("adhoc.timeout_ms", self.adhoc.timeout_ms, 1),
+            ("adhoc.rows_max", self.adhoc.rows_max as u64, 1),
+            ("adhoc.worker_memory", self.adhoc.worker_memory as u64, 64 << 20),
         ];
         match least.iter().find(|(_, value, least)| value < least) {
             None => Ok(()),
@@ -207,9 +261,16 @@ fn named(variable: &str) -> Result<Option<String>> {
     }
     let file = format!("{variable}_FILE");
     let Ok(path) = std::env::var(&file) else { return Ok(None) };
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text.trim().to_string())),
-        Err(error) => Err(Error::configuration("TG-SETTING", format!("{file}: cannot read {path}: {error}"))),
+    secret(&file, Path::new(&path)).map(Some)
+}
+
+/// What a file holds that a setting names.
+fn secret(setting: &str, path: &Path) -> Result<String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim().to_string()),
+        Err(error) => {
+            Err(Error::configuration("TG-SETTING", format!("{setting}: cannot read {}: {error}", path.display())))
+        }
     }
 }
 

@@ -1,14 +1,12 @@
 //! What runs without a database server: SQLite under kills, `tidegate run`, the demo.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tidegate_bench::local::process::Process;
-use tidegate_bench::local::{TempDir, free_port, wait_until};
+use tidegate_bench::local::{free_port, wait_until};
 use tidegate_engine::engine::catalog;
 use tidegate_engine::failpoint::POINTS;
 use tidegate_engine::show;
@@ -16,6 +14,7 @@ use tidegate_engine::store::Store;
 use tidegate_engine::store::sqlite::SqliteStore;
 use tidegate_engine::store::status::PipelineStatus;
 
+use crate::asking::{api, children, get};
 use crate::engine::{Engine, tidegate};
 use crate::world::{World, repository, shared};
 
@@ -92,29 +91,6 @@ fn kills_change_no_answer_on_sqlite() {
         assert_eq!(table, expected, "table {index}");
     }
     println!("{reached} points and {kills} random kills on SQLite, no difference");
-}
-
-/// An answer over HTTP: status and body; 0 if nobody listens.
-fn get(listen: &str, path: &str) -> (u16, String) {
-    let Ok(mut stream) = TcpStream::connect(listen) else { return (0, String::new()) };
-    let mut text = String::new();
-    let asked = write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    if asked.and_then(|()| stream.read_to_string(&mut text)).is_err() {
-        return (0, String::new());
-    }
-    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    (status, text.split("\r\n\r\n").nth(1).unwrap_or_default().to_string())
-}
-
-/// The processes that a process has started.
-fn children(pid: i32) -> Vec<i32> {
-    let parent = |stat: &str| stat.rsplit(") ").next()?.split(' ').nth(1)?.parse::<i32>().ok();
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|child| {
-        std::fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| parent(&stat) == Some(pid))
-    })
-    .collect()
 }
 
 #[test]
@@ -264,19 +240,6 @@ fn a_query_without_end_takes_neither_the_api_nor_the_other_metrics_with_it() {
     let (status, metrics) = get(&listen, "/prometheus");
     let is_there = |line: &str| metrics.lines().any(|other| other == line);
     assert!(status == 200 && is_there("one 1") && is_there("api_db_ok 1") && !metrics.contains("wrong"), "{metrics}");
-}
-
-/// An api on this database, that serves the example's views and these statements; where it listens.
-fn api(url: &str, statements: &str) -> (Process, String) {
-    let dir = TempDir::new("api").unwrap();
-    let example = std::fs::read_to_string(repository().join("queries/stream_metrics.sql")).unwrap();
-    std::fs::write(dir.path().join("all.sql"), format!("{example}\n{statements}")).unwrap();
-    let listen = format!("127.0.0.1:{}", free_port().unwrap());
-    let mut command = tidegate();
-    command.args(["api", "--listen", &listen, "--queries"]).arg(dir.path()).env("DATABASE_URL", url);
-    let api = Process::spawn("api", &mut command, &dir.path().join("api.log"), None).unwrap();
-    assert!(wait_until(Duration::from_secs(20), || TcpStream::connect(&listen).is_ok()), "{url}: nobody listens");
-    (api, listen)
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod adhoc;
+mod asking;
 mod edges;
 mod embedded;
 mod engine;

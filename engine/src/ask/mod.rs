@@ -9,6 +9,7 @@
 //! All queries of one answer read one [`Snapshot`], so that an answer never mixes two commits. What a subquery says is put
 //! into the plan as a literal, so that `WHERE window_start = (SELECT max(window_start) …)` reads one window and no more.
 
+pub mod adhoc;
 mod table;
 
 use std::collections::BTreeMap;
@@ -152,11 +153,16 @@ impl Asker {
             let provider = Arc::new(ViewTable::new(table, snapshot));
             context.register_table(TableReference::bare(table.name.as_str()), provider)?;
         }
-        let now = chrono::DateTime::from_timestamp_micros(now_us).unwrap_or_default();
-        let props = ExecutionProps::new().with_query_execution_start_time(now);
-        let builder = SessionStateBuilder::new_from_existing(context.state()).with_execution_props(props);
-        Ok(builder.with_physical_optimizer_rules(physical_rules()).build())
+        Ok(pinned(&context, now_us))
     }
+}
+
+/// The context's state, in which it is this time, and in which nothing is computed that a filter drops.
+fn pinned(context: &SessionContext, now_us: i64) -> SessionState {
+    let now = chrono::DateTime::from_timestamp_micros(now_us).unwrap_or_default();
+    let props = ExecutionProps::new().with_query_execution_start_time(now);
+    let builder = SessionStateBuilder::new_from_existing(context.state()).with_execution_props(props);
+    builder.with_physical_optimizer_rules(physical_rules()).build()
 }
 
 /// The labels of a row: its texts; NULL is an empty one, as Prometheus has it.

@@ -12,6 +12,8 @@ mod aggregates;
 mod catalog;
 pub mod endpoint;
 mod explain;
+mod functions;
+pub mod guard;
 mod names;
 pub mod planned;
 pub mod question;

@@ -75,7 +75,7 @@ pub trait Snapshot: Send + Sync {
 }
 
 /// What is wanted of a table.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Wanted {
     /// Positions of columns, in the order in which they are wanted.
     pub columns: Vec<usize>,
@@ -86,7 +86,7 @@ pub struct Wanted {
 }
 
 /// A condition on a column.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bound {
     /// The column's position.
     pub column: usize,
@@ -97,7 +97,7 @@ pub struct Bound {
 }
 
 /// How a column compares with a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Comparison {
     /// `=`
     Equal,
@@ -125,7 +125,7 @@ impl Comparison {
 }
 
 /// A value that every store compares in the same way.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BoundValue {
     /// Of an integer column.
     Integer(i64),

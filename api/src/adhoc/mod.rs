@@ -1,0 +1,333 @@
+//! Ad-hoc SQL: who may ask how much at a time, and the way of a question to its answer.
+//!
+//! ```text
+//!  text ─► guard ─► a turn (running, queued) ─► a worker's process ─► batches ─► one of the formats
+//!                                                   └── asks for rows of tables: one snapshot of the database
+//! ```
+//!
+//! A query ends in one of five ways: whole, refused, failed, out of time, or cancelled because nobody waits for it any
+//! more. A worker that does not let go of one is ended, and replaced.
+
+pub mod format;
+mod limits;
+mod pool;
+pub mod wire;
+pub mod worker;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use tidegate_engine::settings::AdHocSettings;
+use tidegate_engine::sql::guard::{self, Parameters};
+use tidegate_engine::sql::planned::Table;
+use tidegate_engine::store::Store;
+use tidegate_engine::time::clock;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use pool::{Piece, Pool, Worker};
+use wire::{Ask, Blame, Told};
+
+/// What somebody asks.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// The text.
+    pub sql: String,
+    /// Its parameters.
+    pub parameters: Parameters,
+    /// Rows that are wanted, if fewer than may be.
+    pub limit: Option<usize>,
+    /// Milliseconds that it may take, if fewer than may be.
+    pub timeout_ms: Option<u64>,
+}
+
+/// Answers ad-hoc queries.
+pub struct AdHoc {
+    pool: Arc<Pool>,
+    tables: Vec<String>,
+    settings: AdHocSettings,
+    turns: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    open: Mutex<HashMap<Uuid, Arc<Notify>>>,
+    outcomes: IntCounterVec,
+    threads: Handle,
+}
+
+impl AdHoc {
+    /// Starts the workers on these threads, for these tables of a store.
+    pub fn start(
+        store: Arc<dyn Store>,
+        tables: Vec<Table>,
+        settings: AdHocSettings,
+        registry: &Registry,
+        threads: Handle,
+    ) -> Result<Arc<Self>, prometheus::Error> {
+        let outcomes = IntCounterVec::new(
+            Opts::new("tidegate_api_adhoc_queries_total", "Ad-hoc queries by how they ended."),
+            &["outcome"],
+        )?;
+        let replaced =
+            IntCounter::new("tidegate_api_worker_restarts_total", "Query workers that ended and were replaced.")?;
+        registry.register(Box::new(outcomes.clone()))?;
+        registry.register(Box::new(replaced.clone()))?;
+        let names = tables.iter().map(|table| table.name.clone()).collect();
+        let turns = Arc::new(Semaphore::new(settings.running));
+        let pool = Pool::start(store, tables, settings.clone(), replaced, &threads);
+        let (waiting, open) = (AtomicUsize::new(0), Mutex::default());
+        Ok(Arc::new(Self { pool, tables: names, settings, turns, waiting, open, outcomes, threads }))
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Notify>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins an answer; it comes with its columns.
+    pub async fn ask(self: &Arc<Self>, id: Uuid, request: Request) -> Result<Answer, Told> {
+        let begun = self.begin(id, request).await;
+        if let Err(why) = &begun {
+            self.count(why);
+        }
+        begun
+    }
+
+    fn count(&self, why: &Told) {
+        let outcome = match why.code.as_str() {
+            "TG-QUERY-TIMEOUT" => "timeout",
+            "TG-QUERY-CANCELLED" => "cancelled",
+            "TG-QUERY-MEMORY" => "memory",
+            "TG-QUERY-BUSY" => "busy",
+            _ if why.blame == Blame::Query => "refused",
+            _ => "failed",
+        };
+        self.outcomes.with_label_values(&[outcome]).inc();
+    }
+
+    async fn begin(self: &Arc<Self>, id: Uuid, request: Request) -> Result<Answer, Told> {
+        let rows_max = self.settings.rows_max;
+        let rows = match request.limit {
+            Some(limit) if limit == 0 || limit > rows_max => {
+                return Err(Told::new(
+                    Blame::Query,
+                    "TG-API-PARAMETER",
+                    format!("limit is {limit}; it can be 1 to {rows_max}"),
+                ));
+            }
+            limit => limit.unwrap_or(rows_max),
+        };
+        let timeout_max = self.settings.timeout_ms;
+        let timeout = match request.timeout_ms {
+            Some(timeout) if timeout == 0 || timeout > timeout_max => {
+                let why = format!("timeout_ms is {timeout}; it can be 1 to {timeout_max}");
+                return Err(Told::new(Blame::Query, "TG-API-PARAMETER", why));
+            }
+            timeout => Duration::from_millis(timeout.unwrap_or(timeout_max)),
+        };
+        let names: Vec<&str> = self.tables.iter().map(String::as_str).collect();
+        guard::check(&request.sql, &request.parameters, &names)?;
+        let (started, deadline) = (Instant::now(), Instant::now() + timeout);
+        let cancelled = Arc::new(Notify::new());
+        self.open().insert(id, cancelled.clone());
+        let registered = Registered { adhoc: self.clone(), id };
+        let turn = self.turn(deadline, timeout, &cancelled).await?;
+        let ask = Ask {
+            sql: request.sql,
+            parameters: request.parameters,
+            rows,
+            memory: self.settings.memory_max,
+            now_us: clock::wall_us(),
+        };
+        let (worker, query, pieces) = self.pool.run(ask, timeout).await?;
+        let work = Work { worker, query, turn: Some(turn), threads: self.threads.clone(), ended: false };
+        let mut answer = Answer {
+            schema: Arc::new(arrow::datatypes::Schema::empty()),
+            truncated: false,
+            started,
+            bytes: 0,
+            deadline,
+            timeout,
+            cancelled,
+            pieces,
+            work,
+            registered,
+        };
+        match answer.piece().await? {
+            Piece::Head(head) => answer.schema = head.schema(),
+            Piece::Failed(why) => return Err(why),
+            other => return Err(Told::new(Blame::Us, "TG-INTERNAL", format!("an answer begins with {other:?}"))),
+        }
+        Ok(answer)
+    }
+
+    /// Waits for a turn.
+    async fn turn(
+        &self,
+        deadline: Instant,
+        timeout: Duration,
+        cancelled: &Notify,
+    ) -> Result<OwnedSemaphorePermit, Told> {
+        let AdHocSettings { running, queued, .. } = self.settings;
+        if let Ok(turn) = self.turns.clone().try_acquire_owned() {
+            return Ok(turn);
+        }
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= queued {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            let why = format!("{running} queries run and {queued} wait, which is the limit");
+            return Err(Told::new(Blame::Wait, "TG-QUERY-BUSY", why).hint("ask again in a second"));
+        }
+        let _waiting = Waiting(&self.waiting);
+        tokio::select! {
+            turn = self.turns.clone().acquire_owned() => {
+                turn.map_err(|error| Told::new(Blame::Us, "TG-INTERNAL", error.to_string()))
+            }
+            () = tokio::time::sleep_until(deadline) => Err(timed_out(timeout)),
+            () = cancelled.notified() => Err(was_cancelled()),
+        }
+    }
+
+    /// Ends a query; whether there is one of this name.
+    pub fn cancel(&self, id: Uuid) -> bool {
+        let found = self.open().get(&id).cloned();
+        if let Some(cancelled) = &found {
+            cancelled.notify_one();
+        }
+        found.is_some()
+    }
+}
+
+fn timed_out(timeout: Duration) -> Told {
+    let why = format!("the query took longer than {} ms", timeout.as_millis());
+    Told::new(Blame::Query, "TG-QUERY-TIMEOUT", why).hint("read fewer rows, or set timeout_ms if it is below the limit")
+}
+
+fn was_cancelled() -> Told {
+    Told::new(Blame::Query, "TG-QUERY-CANCELLED", "the query was cancelled")
+}
+
+/// A query that waits for its turn.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A query that can be cancelled by its name.
+struct Registered {
+    adhoc: Arc<AdHoc>,
+    id: Uuid,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.adhoc.open().remove(&self.id);
+    }
+}
+
+/// A query in a worker; one that is dropped before its end is ended there, and gives its turn back only then.
+struct Work {
+    worker: Arc<Worker>,
+    query: u64,
+    turn: Option<OwnedSemaphorePermit>,
+    threads: Handle,
+    ended: bool,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let (worker, query, turn) = (self.worker.clone(), self.query, self.turn.take());
+        self.threads.spawn(async move {
+            worker.cancel(query).await;
+            drop(turn);
+        });
+    }
+}
+
+/// An answer that comes in batches. Dropped before its end, it cancels the query.
+pub struct Answer {
+    /// The columns.
+    pub schema: SchemaRef,
+    /// Whether there were more rows than wanted; known at the end.
+    pub truncated: bool,
+    /// When it was asked.
+    pub started: Instant,
+    bytes: usize,
+    deadline: Instant,
+    timeout: Duration,
+    cancelled: Arc<Notify>,
+    pieces: mpsc::Receiver<Piece>,
+    work: Work,
+    registered: Registered,
+}
+
+impl Answer {
+    async fn piece(&mut self) -> Result<Piece, Told> {
+        let piece = tokio::select! {
+            piece = self.pieces.recv() => piece,
+            () = tokio::time::sleep_until(self.deadline) => return Err(timed_out(self.timeout)),
+            () = self.cancelled.notified() => return Err(was_cancelled()),
+        };
+        let piece = piece.unwrap_or_else(|| {
+            Piece::Failed(Told::new(Blame::Wait, "TG-QUERY-WORKER", "the query's worker has gone").hint("ask again"))
+        });
+        self.work.ended = matches!(piece, Piece::End(_) | Piece::Failed(_));
+        Ok(piece)
+    }
+
+    /// The next rows.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>, Told> {
+        let next = self.next_piece().await;
+        match &next {
+            Ok(Some(_)) => {}
+            Ok(None) => self.registered.adhoc.outcomes.with_label_values(&["ok"]).inc(),
+            Err(why) => self.registered.adhoc.count(why),
+        }
+        next
+    }
+
+    async fn next_piece(&mut self) -> Result<Option<RecordBatch>, Told> {
+        match self.piece().await? {
+            Piece::Batch(batch) => {
+                let most = self.registered.adhoc.settings.bytes_max;
+                self.bytes += batch.get_array_memory_size();
+                if self.bytes > most {
+                    let why = format!("the answer has more than {} MiB", most >> 20);
+                    let told = Told::new(Blame::Query, "TG-QUERY-BYTES", why);
+                    return Err(told.hint("select fewer columns, or set limit"));
+                }
+                self.work.worker.more(self.work.query).await;
+                Ok(Some(batch))
+            }
+            Piece::End(truncated) => {
+                self.truncated = truncated;
+                Ok(None)
+            }
+            Piece::Failed(why) => Err(why),
+            Piece::Head(_) => Err(Told::new(Blame::Us, "TG-INTERNAL", "an answer has two heads")),
+        }
+    }
+
+    /// The most rows that an answer may have.
+    pub fn rows_max(&self) -> usize {
+        self.registered.adhoc.settings.rows_max
+    }
+
+    /// All of the rows.
+    pub async fn all(&mut self) -> Result<Vec<RecordBatch>, Told> {
+        let mut batches = Vec::new();
+        while let Some(batch) = self.next().await? {
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+}

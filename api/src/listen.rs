@@ -1,0 +1,67 @@
+//! Connections: how many, how long they may take to say what they want, and how they end.
+
+use std::future::Future;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Connections at a time; more wait until one ends.
+const CONNECTIONS_MAX: usize = 1_024;
+/// How long a request's head may take.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// The longest head.
+const HEAD_MAX: usize = 128 << 10;
+/// How long answers may still take once we end.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Answers until `ended`, and what was asked before that.
+pub async fn serve(listener: TcpListener, router: Router, ended: impl Future<Output = ()>) {
+    let (end, ending) = watch::channel(false);
+    let mut open = JoinSet::new();
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            () = &mut ended => break,
+            Some(_) = open.join_next(), if !open.is_empty() => {}
+            accepted = listener.accept(), if open.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, _)) => {
+                    open.spawn(connection(stream, router.clone(), ending.clone()));
+                }
+                Err(error) => {
+                    // Too many open files, mostly: they end by themselves.
+                    tracing::warn!("TG-API-CONNECTIONS: a connection could not be taken: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    // Everybody listens but those that have ended.
+    let _ = end.send(true);
+    let all = async { while open.join_next().await.is_some() {} };
+    if tokio::time::timeout(END_PATIENCE, all).await.is_err() {
+        tracing::warn!("answers that took longer than {END_PATIENCE:?} were cut off");
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router, mut ending: watch::Receiver<bool>) {
+    // Without it small answers wait for an acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(HEAD_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    tokio::select! {
+        // What goes wrong with a connection is its client's to see.
+        _ = connection.as_mut() => return,
+        _ = ending.wait_for(|ending| *ending) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}

@@ -1,0 +1,312 @@
+//! `/api/v1/sql`: ad-hoc SQL over HTTP.
+//!
+//! ```text
+//!  POST   /api/v1/sql        {"sql", "params", "format", "limit", "timeout_ms"}, or the text alone
+//!  GET    /api/v1/sql?sql=   the same, with format, limit and timeout_ms
+//!  DELETE /api/v1/sql/{id}   cancels; the id is in the header of the answer, or was sent with the question
+//! ```
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get};
+use http_body_util::LengthLimitError;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidegate_engine::sql::guard::{Given, Parameters};
+use uuid::Uuid;
+
+use crate::adhoc::format::{self, Format};
+use crate::adhoc::wire::{Blame, Told};
+use crate::adhoc::{AdHoc, Answer, Request};
+
+/// The longest body: a text of the longest query as JSON, and parameters.
+const BODY_MAX: usize = 1 << 20;
+
+/// How long it may take to come.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Names the query: in an answer, and in a question by whoever wants to cancel it.
+static QUERY_ID: HeaderName = HeaderName::from_static("x-tidegate-query-id");
+/// Whether there were more rows than wanted, where the form of the answer has no place for it.
+static TRUNCATED: HeaderName = HeaderName::from_static("x-tidegate-truncated");
+
+/// The routes.
+pub fn routes<S: Clone + Send + Sync + 'static>(adhoc: Arc<AdHoc>) -> Router<S> {
+    Router::new()
+        .route("/api/v1/sql", get(get_sql).post(post_sql))
+        .route("/api/v1/sql/{id}", delete(cancel))
+        .with_state(adhoc)
+}
+
+/// A question as JSON, or as what follows `?`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    #[serde(default)]
+    sql: String,
+    params: Option<Value>,
+    format: Option<String>,
+    limit: Option<usize>,
+    timeout_ms: Option<u64>,
+}
+
+type Options = Result<Query<Question>, QueryRejection>;
+
+fn wrong(why: impl Into<String>, hint: &str) -> Told {
+    Told::new(Blame::Query, "TG-API-PARAMETER", why).hint(hint)
+}
+
+const HINT: &str = "there are sql, params, format, limit and timeout_ms";
+
+fn options(asked: Options) -> Result<Question, Told> {
+    let Query(question) = asked.map_err(|error| wrong(error.body_text(), HINT))?;
+    if question.params.is_some() {
+        return Err(wrong("params cannot follow ?", "send them by POST, as JSON"));
+    }
+    Ok(question)
+}
+
+async fn get_sql(State(adhoc): State<Arc<AdHoc>>, headers: HeaderMap, asked: Options) -> Response {
+    let question = options(asked).and_then(|question| {
+        if question.sql.is_empty() { Err(wrong("sql is missing", "write ?sql=SELECT…")) } else { Ok(question) }
+    });
+    answered(&adhoc, &headers, question).await
+}
+
+async fn post_sql(State(adhoc): State<Arc<AdHoc>>, headers: HeaderMap, asked: Options, body: Body) -> Response {
+    let question = match options(asked) {
+        Ok(options) => whole(body).await.and_then(|body| posted(options, &headers, &body)),
+        Err(why) => Err(why),
+    };
+    answered(&adhoc, &headers, question).await
+}
+
+/// A body, if it comes in time and is not too long.
+async fn whole(body: Body) -> Result<Bytes, Told> {
+    match tokio::time::timeout(BODY_PATIENCE, to_bytes(body, BODY_MAX)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) if std::error::Error::source(&error).is_some_and(|inner| inner.is::<LengthLimitError>()) => {
+            Err(Told::new(Blame::Query, "TG-QUERY-TEXT", format!("the body has more than {BODY_MAX} bytes")))
+        }
+        Ok(Err(error)) => Err(wrong(error.to_string(), "send the whole body")),
+        Err(_) => {
+            let why = format!("the body did not come within {BODY_PATIENCE:?}");
+            Err(Told::new(Blame::Query, "TG-API-SLOW", why).hint("send it at once"))
+        }
+    }
+}
+
+/// A question in a body, with what follows `?` where it is the text alone.
+fn posted(options: Question, headers: &HeaderMap, body: &[u8]) -> Result<Question, Told> {
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(Told::new(Blame::Query, "TG-API-MEDIA", "a compressed body is not read").hint("send it as it is"));
+    }
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let media = text(header::CONTENT_TYPE).unwrap_or_default();
+    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match media.as_str() {
+        "application/json" => {
+            if !options.sql.is_empty()
+                || options.format.is_some()
+                || options.limit.is_some()
+                || options.timeout_ms.is_some()
+            {
+                return Err(wrong("what follows ? belongs into the JSON", HINT));
+            }
+            let question = serde_json::from_slice::<Question>(body).map_err(|error| wrong(error.to_string(), HINT))?;
+            if question.sql.is_empty() { Err(wrong("sql is missing", HINT)) } else { Ok(question) }
+        }
+        // What curl says when nobody tells it otherwise is taken for the text that it is.
+        "" | "text/plain" | "application/sql" | "application/x-www-form-urlencoded" => {
+            if !options.sql.is_empty() {
+                return Err(wrong("there is a query behind ? and one in the body", "send one of them"));
+            }
+            let sql = String::from_utf8(body.to_vec()).map_err(|_| wrong("the body is no UTF-8", "send UTF-8"))?;
+            Ok(Question { sql, ..options })
+        }
+        other => {
+            let why = format!("a body of type {other} is not read");
+            Err(Told::new(Blame::Query, "TG-API-MEDIA", why).hint("send application/json or text/plain"))
+        }
+    }
+}
+
+/// Values by name: a list gives `$1`, `$2` and so on.
+fn parameters(params: Option<Value>) -> Result<Parameters, Told> {
+    let pairs: Vec<(String, Value)> = match params {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(values)) => (1..).map(|n: usize| n.to_string()).zip(values).collect(),
+        Some(Value::Object(values)) => values.into_iter().collect(),
+        Some(_) => return Err(wrong("params is neither a list nor an object", "send [1, \"a\"] or {\"name\": 1}")),
+    };
+    let given = |value: Value| match value {
+        Value::Null => Some(Given::Null),
+        Value::Bool(value) => Some(Given::Boolean(value)),
+        Value::Number(value) => Some(Given::Number(value.to_string())),
+        Value::String(value) if !value.contains('\0') => Some(Given::Text(value)),
+        _ => None,
+    };
+    let mut parameters = Parameters::new();
+    for (name, value) in pairs {
+        let Some(value) = given(value) else {
+            return Err(wrong(
+                format!("params: {name} is no plain value"),
+                "send texts without NUL, numbers, true, false or null",
+            ));
+        };
+        parameters.insert(name, value);
+    }
+    Ok(parameters)
+}
+
+async fn answered(adhoc: &Arc<AdHoc>, headers: &HeaderMap, question: Result<Question, Told>) -> Response {
+    let asked = headers.get(&QUERY_ID).map(|id| id.to_str().ok().and_then(|id| Uuid::parse_str(id).ok()));
+    let id = asked.flatten().unwrap_or_else(Uuid::new_v4);
+    let response = match question {
+        _ if asked == Some(None) => {
+            refused(&wrong("the query's id is no UUID", "leave it out, or send a new UUID"), id)
+        }
+        Err(why) => refused(&why, id),
+        Ok(question) => answer(adhoc, headers, question, id).await.unwrap_or_else(|why| refused(&why, id)),
+    };
+    let mut response = response;
+    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        response.headers_mut().insert(QUERY_ID.clone(), value);
+    }
+    response
+}
+
+async fn answer(adhoc: &Arc<AdHoc>, headers: &HeaderMap, question: Question, id: Uuid) -> Result<Response, Told> {
+    let format = match &question.format {
+        Some(name) => Format::named(name)?,
+        None => Format::accepted(headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default()),
+    };
+    let parameters = parameters(question.params)?;
+    let asked_limit = question.limit.is_some();
+    let request = Request { sql: question.sql, parameters, limit: question.limit, timeout_ms: question.timeout_ms };
+    let mut answer = adhoc.ask(id, request).await?;
+    format.check(&answer.schema)?;
+    let media = [(header::CONTENT_TYPE, format.media())];
+    if format == Format::JsonLines {
+        return Ok((media, lines(answer, asked_limit)).into_response());
+    }
+    let batches = answer.all().await?;
+    let schema = answer.schema.clone();
+    // Writing tens of megabytes would hold up other answers.
+    let written = tokio::task::spawn_blocking(move || {
+        let count: usize = batches.iter().map(arrow::array::RecordBatch::num_rows).sum();
+        format::whole(format, &schema, &batches).map(|text| (text, count))
+    });
+    let (text, count) = written.await.map_err(|error| Told::new(Blame::Us, "TG-INTERNAL", error.to_string()))??;
+    if format != Format::Json {
+        let truncated = HeaderValue::from_static(if answer.truncated { "true" } else { "false" });
+        return Ok((media, [(TRUNCATED.clone(), truncated)], text).into_response());
+    }
+    let elapsed = answer.started.elapsed();
+    let head = json!({"query_id": id.to_string(), "columns": format::columns(&answer.schema)}).to_string();
+    let tail = json!({
+        "row_count": count, "truncated": answer.truncated, "stats": {"elapsed_ms": milliseconds(elapsed)},
+    });
+    let rows = if text.is_empty() { b"[]".to_vec() } else { text };
+    let head = head.trim_end_matches('}');
+    let body =
+        [head.as_bytes(), b",\"rows\":", &rows, b",", tail.to_string().trim_start_matches('{').as_bytes()].concat();
+    Ok((media, body).into_response())
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1_000_000.0).round() / 1_000.0
+}
+
+/// Lines as they come. What goes wrong on the way, or stays behind, is told in the last one.
+fn lines(answer: Answer, asked_limit: bool) -> Body {
+    let stream = futures::stream::unfold(Some(answer), move |answer| async move {
+        let mut answer = answer?;
+        let told = |why: &Told| Bytes::from(format!("{}\n", json!({"error": body(why, None)})));
+        let schema = answer.schema.clone();
+        let line = match answer.next().await {
+            Ok(Some(batch)) => format::whole(Format::JsonLines, &schema, &[batch]).map(Bytes::from),
+            Ok(None) if answer.truncated && !asked_limit => {
+                let most = answer.rows_max();
+                Err(Told::new(Blame::Query, "TG-QUERY-ROWS", format!("the answer has more than {most} rows"))
+                    .hint("ask for fewer with limit, or narrow the query"))
+            }
+            Ok(None) => return None,
+            Err(why) => Err(why),
+        };
+        match line {
+            Ok(line) => Some((Ok::<_, Infallible>(line), Some(answer))),
+            Err(why) => Some((Ok(told(&why)), None)),
+        }
+    });
+    Body::from_stream(stream)
+}
+
+/// What an error says.
+fn body(why: &Told, id: Option<Uuid>) -> Value {
+    let status = status(why);
+    let mut body = json!({
+        "type": "about:blank", "title": status.canonical_reason(), "status": status.as_u16(),
+        "code": why.code, "detail": why.message, "hint": why.hint,
+    });
+    if let Some((line, column)) = why.place {
+        body["line"] = line.into();
+        body["column"] = column.into();
+    }
+    if let Some(id) = id {
+        body["query_id"] = id.to_string().into();
+    }
+    body
+}
+
+fn status(why: &Told) -> StatusCode {
+    match why.code.as_str() {
+        "TG-QUERY-READ-ONLY" => StatusCode::FORBIDDEN,
+        "TG-QUERY-TEXT" => StatusCode::PAYLOAD_TOO_LARGE,
+        "TG-QUERY-TIMEOUT" => StatusCode::GATEWAY_TIMEOUT,
+        "TG-QUERY-CANCELLED" => StatusCode::CONFLICT,
+        "TG-QUERY-BUSY" => StatusCode::TOO_MANY_REQUESTS,
+        "TG-API-SLOW" => StatusCode::REQUEST_TIMEOUT,
+        "TG-API-MEDIA" => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        _ => match why.blame {
+            Blame::Query => StatusCode::BAD_REQUEST,
+            Blame::Wait => StatusCode::SERVICE_UNAVAILABLE,
+            Blame::Us => StatusCode::INTERNAL_SERVER_ERROR,
+        },
+    }
+}
+
+fn refused(why: &Told, id: Uuid) -> Response {
+    if why.blame == Blame::Us {
+        tracing::error!("query {id}: {}: {}", why.code, why.message);
+    }
+    let media = [(header::CONTENT_TYPE, "application/problem+json")];
+    let mut response = (status(why), media, body(why, Some(id)).to_string()).into_response();
+    if why.blame == Blame::Wait {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+async fn cancel(State(adhoc): State<Arc<AdHoc>>, Path(id): Path<String>) -> Response {
+    let id = match Uuid::parse_str(&id) {
+        Ok(id) => id,
+        Err(_) => return refused(&wrong("the query's id is no UUID", "take it from x-tidegate-query-id"), Uuid::nil()),
+    };
+    if adhoc.cancel(id) {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    let why = json!({
+        "type": "about:blank", "title": "Not Found", "status": 404, "code": "TG-QUERY-ID",
+        "detail": format!("there is no query {id}"), "hint": "it may have ended", "query_id": id.to_string(),
+    });
+    (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "application/problem+json")], why.to_string()).into_response()
+}

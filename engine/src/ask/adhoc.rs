@@ -1,0 +1,143 @@
+//! A query that somebody asks ad hoc: over one snapshot, as a stream, within limits.
+//!
+//! Runs in a process that may be ended (`tidegate query-worker`): what it costs to plan is not bounded by anything here.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::TableReference;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::context::SessionState;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::object_store::ObjectStoreRegistry;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::logical_expr::LogicalPlanBuilder;
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::SessionContext;
+use futures::StreamExt;
+use object_store::ObjectStore;
+use url::Url;
+
+use super::table::{self, ViewTable};
+use super::{pinned, settled};
+use crate::error::{Error, Result};
+use crate::sql::guard::Asked;
+use crate::sql::planned::Table;
+use crate::sql::question::session_config;
+use crate::store::Snapshot;
+
+/// What a query may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Rows of its answer.
+    pub rows: usize,
+    /// Bytes that its sorts, joins and groups may hold.
+    pub memory: usize,
+}
+
+/// An answer that comes in batches.
+pub struct Rows {
+    stream: SendableRecordBatchStream,
+    left: usize,
+    memory: usize,
+    /// Whether there were more rows than the limit.
+    pub truncated: bool,
+}
+
+/// Plans a query over these tables as of a time, and begins it.
+pub async fn query(
+    tables: &[Table],
+    snapshot: &Arc<dyn Snapshot>,
+    asked: &Asked,
+    limits: Limits,
+    now_us: i64,
+) -> Result<Rows> {
+    let state = session(tables, snapshot, limits.memory, now_us)?;
+    let plan = asked.plan(&state)?;
+    let told = |error| failed(&error, limits.memory);
+    // More than the limit by one, which tells that there are more.
+    let plan = if asked.is_explain() {
+        plan
+    } else {
+        let plan = settled(&state, plan).await.map_err(told)?;
+        let limited = LogicalPlanBuilder::from(plan).limit(0, Some(limits.rows.saturating_add(1)));
+        limited.and_then(LogicalPlanBuilder::build).map_err(told)?
+    };
+    let physical = state.create_physical_plan(&plan).await.and_then(table::look_at_ends).map_err(told)?;
+    let stream = execute_stream(physical, state.task_ctx()).map_err(told)?;
+    Ok(Rows { stream, left: limits.rows, memory: limits.memory, truncated: false })
+}
+
+impl Rows {
+    /// The columns.
+    pub fn schema(&self) -> SchemaRef {
+        self.stream.schema()
+    }
+
+    /// The next rows, up to the limit.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        while !self.truncated {
+            let Some(batch) = self.stream.next().await else { return Ok(None) };
+            let batch = batch.map_err(|error| failed(&error, self.memory))?;
+            self.truncated = batch.num_rows() > self.left;
+            let batch = batch.slice(0, batch.num_rows().min(self.left));
+            self.left -= batch.num_rows();
+            if batch.num_rows() > 0 {
+                return Ok(Some(batch));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A session that knows these tables, and no way to anything else.
+fn session(tables: &[Table], snapshot: &Arc<dyn Snapshot>, memory: usize, now_us: i64) -> Result<SessionState> {
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory)))
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+        .with_object_store_registry(Arc::new(NoStores))
+        .build_arc()?;
+    let context = SessionContext::new_with_config_rt(session_config(), runtime);
+    for table in tables {
+        let provider = Arc::new(ViewTable::new(table, snapshot));
+        context.register_table(TableReference::bare(table.name.as_str()), provider)?;
+    }
+    Ok(pinned(&context, now_us))
+}
+
+/// Why a query failed, by what somebody can do about it.
+fn failed(error: &DataFusionError, memory: usize) -> Error {
+    let root = error.find_root();
+    match root {
+        DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
+            Some(ours) => ours.clone(),
+            None => Error::query("TG-QUERY-DATA", inner.to_string()),
+        },
+        DataFusionError::ResourcesExhausted(_) => {
+            Error::query("TG-QUERY-MEMORY", format!("the query needs more than {} MiB", memory >> 20))
+                .hint("read fewer rows or columns, say by a narrower WHERE")
+        }
+        DataFusionError::Internal(_) => Error::bug(root.strip_backtrace()),
+        DataFusionError::NotImplemented(what) => Error::query("TG-QUERY-UNSUPPORTED", what.clone()),
+        DataFusionError::ArrowError(inner, _) => Error::query("TG-QUERY-DATA", inner.to_string())
+            .hint("guard the expression, say by nullif(x, 0), try_cast or a wider type"),
+        _ => Error::query("TG-QUERY-DATA", root.strip_backtrace()),
+    }
+}
+
+/// Serves no URL at all: the default one serves the files of this machine.
+#[derive(Debug)]
+struct NoStores;
+
+impl ObjectStoreRegistry for NoStores {
+    fn register_store(&self, _: &Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        None
+    }
+
+    fn get_store(&self, _: &Url) -> datafusion::error::Result<Arc<dyn ObjectStore>> {
+        datafusion::common::plan_err!("no URL is read here")
+    }
+}
