@@ -77,7 +77,7 @@ fn refusal(admission: &Admission, uri: &Uri, headers: &HeaderMap) -> Option<Resp
     let foreign = text(header::ORIGIN).is_some_and(|origin| {
         origin.parse::<Uri>().ok().and_then(|origin| origin.authority().cloned()).as_ref() != addressed.authority()
     });
-    let cross = headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site");
+    let cross = headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none");
     if foreign || cross {
         return forbidden("the request comes from a page of another origin", "ask from the page that this api serves");
     }
@@ -129,6 +129,7 @@ mod tests {
             assert_eq!(status(&settings, "/x", &[host, ("origin", origin)]), 403, "{origin}");
         }
         assert_eq!(status(&settings, "/x", &[host, ("sec-fetch-site", "cross-site")]), 403);
+        assert_eq!(status(&settings, "/x", &[host, ("sec-fetch-site", "same-site")]), 403);
         assert_eq!(status(&settings, "/x", &[host, ("sec-fetch-site", "same-origin")]), 200);
     }
 

@@ -1,15 +1,20 @@
 //! Connections: how many, how long they may take to say what they want, and how they end.
 
 use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Sleep;
 
 /// Connections at a time; more wait until one ends.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -17,6 +22,8 @@ const CONNECTIONS_MAX: usize = 1_024;
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// The longest head.
 const HEAD_MAX: usize = 128 << 10;
+/// How long a client may read nothing of its answer.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
 /// How long answers may still take once we end.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -56,7 +63,7 @@ async fn connection(stream: TcpStream, router: Router, mut ending: watch::Receiv
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
         .max_buf_size(HEAD_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Patient { stream, waiting: None }), TowerToHyperService::new(router));
     tokio::pin!(connection);
     tokio::select! {
         // What goes wrong with a connection is its client's to see.
@@ -64,4 +71,47 @@ async fn connection(stream: TcpStream, router: Router, mut ending: watch::Receiv
         _ = ending.wait_for(|ending| *ending) => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;
+}
+
+/// A stream that gives its client up where it takes nothing for long.
+struct Patient {
+    stream: TcpStream,
+    /// Since when it takes nothing, and until when it may.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    /// What a write has come to, unless it has waited for too long.
+    fn watched<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.waiting = None;
+            return written;
+        }
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(READ_PATIENCE)));
+        match waiting.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, to)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, from);
+        self.watched(context, written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }

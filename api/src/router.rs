@@ -47,6 +47,14 @@ const ROWS_MAX: usize = 10_000;
 /// How long the database may take to answer before it is told as down.
 const STATUS_PATIENCE: Duration = Duration::from_secs(3);
 
+/// What computes beside the threads that listen, so that these always can.
+pub struct Threads {
+    /// Endpoints and gauges, whose queries may compute for long without looking up.
+    pub answers: Handle,
+    /// Rows of tables for ad-hoc queries.
+    pub scans: Handle,
+}
+
 /// What every answer draws from.
 pub struct Shared {
     store: Arc<dyn Store>,
@@ -57,12 +65,12 @@ pub struct Shared {
     seconds: HistogramVec,
 }
 
-/// The routes over a store; declared endpoints are answered on threads of their own.
+/// The routes over a store.
 pub fn router(
     store: Arc<dyn Store>,
     catalog: Catalog,
     settings: &Settings,
-    threads: &Handle,
+    threads: &Threads,
 ) -> Result<Router, String> {
     let registry = Registry::new();
     let seconds = HistogramVec::new(
@@ -72,11 +80,9 @@ pub fn router(
     let seconds = seconds.map_err(|error| error.to_string())?;
     registry.register(Box::new(seconds.clone())).map_err(|error| error.to_string())?;
     let tables: Vec<Table> = catalog.views.iter().map(|view| view.table.clone()).collect();
-    // What an endpoint computes must not hold up who watches the workers: these have their own processes.
-    let here = Handle::current();
-    let adhoc = AdHoc::start(store.clone(), tables.clone(), settings.adhoc.clone(), &registry, here);
+    let adhoc = AdHoc::start(store.clone(), tables.clone(), settings.adhoc.clone(), &registry, threads.scans.clone());
     let adhoc = adhoc.map_err(|error| error.to_string())?;
-    let answers = Answers::new(Asker::new(store.clone(), tables), threads.clone());
+    let answers = Answers::new(Asker::new(store.clone(), tables), threads.answers.clone());
     let endpoints = declared::routes(&answers, catalog.endpoints);
     let (views, gauges) = (catalog.views, catalog.gauges.into());
     let shared = Arc::new(Shared { store, views, answers, gauges, registry, seconds });

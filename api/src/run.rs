@@ -26,6 +26,9 @@ pub struct Options {
 /// Where results go when no database is named.
 const DEFAULT_STORE: &str = "sqlite:tidegate.db";
 
+/// How long the api may take to end: longer than it gives to what it was asked before.
+const END_PATIENCE: Duration = Duration::from_secs(8);
+
 /// How long the api rests after it has ended by itself: longer each time, unless it had lived for so long.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -79,7 +82,7 @@ fn keep(ending: &AtomicBool, arguments: &[String], url: &str) {
         };
         loop {
             if ending.load(Ordering::Relaxed) {
-                if let Err(error) = api.stop(Duration::from_secs(5)) {
+                if let Err(error) = api.stop(END_PATIENCE) {
                     tracing::warn!("{error}");
                 }
                 return;

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::child::parent_gone;
 use crate::listen;
-use crate::router::router;
+use crate::router::{Threads, router};
 
 /// Options of `tidegate api`.
 #[derive(Debug, Args)]
@@ -40,18 +40,12 @@ fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), St
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
     let store = engine::store(&settings).map_err(|error| error.to_string())?;
     let listen = options.listen.as_ref().unwrap_or(&settings.api.listen);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|e| e.to_string())?;
-    let answers = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("answers")
-        .enable_all()
-        .build()
-        .map_err(|e| e.to_string())?;
-    let threads = answers.handle().clone();
+    let threads = |name: &str| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(2).thread_name(name).enable_all().build().map_err(|error| error.to_string())
+    };
+    let (runtime, answers, scans) = (threads("api")?, threads("answers")?, threads("scans")?);
+    let threads = Threads { answers: answers.handle().clone(), scans: scans.handle().clone() };
     let served = runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| {
             format!("TG-PORT: cannot listen on {listen}: {error} (choose another with --listen or api.listen)")
@@ -76,5 +70,6 @@ fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), St
     });
     // One that still computes is not waited for.
     answers.shutdown_background();
+    scans.shutdown_background();
     served
 }

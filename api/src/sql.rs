@@ -6,21 +6,22 @@
 //!  DELETE /api/v1/sql/{id}   cancels; the id is in the header of the answer, or was sent with the question
 //! ```
 
-use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
-use http_body_util::LengthLimitError;
+use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_engine::sql::guard::{Given, Parameters};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::adhoc::format::{self, Format};
@@ -30,6 +31,8 @@ use crate::adhoc::{AdHoc, Answer, Request};
 /// The longest body: a text of the longest query as JSON, and parameters.
 const BODY_MAX: usize = 1 << 20;
 
+/// How much of a longer one is read.
+const DRAINED_MAX: usize = 16 << 20;
 /// How long it may take to come.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -89,19 +92,29 @@ async fn post_sql(State(adhoc): State<Arc<AdHoc>>, headers: HeaderMap, asked: Op
     answered(&adhoc, &headers, question).await
 }
 
-/// A body, if it comes in time and is not too long.
-async fn whole(body: Body) -> Result<Bytes, Told> {
-    match tokio::time::timeout(BODY_PATIENCE, to_bytes(body, BODY_MAX)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if std::error::Error::source(&error).is_some_and(|inner| inner.is::<LengthLimitError>()) => {
-            Err(Told::new(Blame::Query, "TG-QUERY-TEXT", format!("the body has more than {BODY_MAX} bytes")))
+/// A body, if it comes in time and is not too long. What is too long is read a while and let go, so that its sender hears
+/// the answer.
+async fn whole(body: Body) -> Result<Vec<u8>, Told> {
+    let read = async {
+        let (mut whole, mut length, mut parts) = (Vec::new(), 0, body.into_data_stream());
+        while let Some(part) = parts.next().await {
+            let part = part.map_err(|error| wrong(error.to_string(), "send the whole body"))?;
+            length += part.len();
+            if length <= BODY_MAX {
+                whole.extend(part);
+            } else if length > DRAINED_MAX {
+                break;
+            }
         }
-        Ok(Err(error)) => Err(wrong(error.to_string(), "send the whole body")),
-        Err(_) => {
-            let why = format!("the body did not come within {BODY_PATIENCE:?}");
-            Err(Told::new(Blame::Query, "TG-API-SLOW", why).hint("send it at once"))
+        if length <= BODY_MAX {
+            return Ok(whole);
         }
-    }
+        Err(Told::new(Blame::Query, "TG-QUERY-TEXT", format!("the body has more than {BODY_MAX} bytes")))
+    };
+    tokio::time::timeout(BODY_PATIENCE, read).await.unwrap_or_else(|_| {
+        let why = format!("the body did not come within {BODY_PATIENCE:?}");
+        Err(Told::new(Blame::Query, "TG-API-SLOW", why).hint("send it at once"))
+    })
 }
 
 /// A question in a body, with what follows `?` where it is the text alone.
@@ -150,6 +163,8 @@ fn parameters(params: Option<Value>) -> Result<Parameters, Told> {
     let given = |value: Value| match value {
         Value::Null => Some(Given::Null),
         Value::Bool(value) => Some(Given::Boolean(value)),
+        // Digits beyond these have been lost when the body was read.
+        Value::Number(value) if value.is_f64() && digits(&value) > EXACT_DIGITS => None,
         Value::Number(value) => Some(Given::Number(value.to_string())),
         Value::String(value) if !value.contains('\0') => Some(Given::Text(value)),
         _ => None,
@@ -157,14 +172,20 @@ fn parameters(params: Option<Value>) -> Result<Parameters, Told> {
     let mut parameters = Parameters::new();
     for (name, value) in pairs {
         let Some(value) = given(value) else {
-            return Err(wrong(
-                format!("params: {name} is no plain value"),
-                "send texts without NUL, numbers, true, false or null",
-            ));
+            let hint = "send a text without NUL, a number of at most 15 digits (others as texts), true, false or null";
+            return Err(wrong(format!("params: {name} is no plain value"), hint));
         };
         parameters.insert(name, value);
     }
     Ok(parameters)
+}
+
+/// Digits of a decimal number that JSON's readers keep.
+const EXACT_DIGITS: usize = 15;
+
+fn digits(number: &serde_json::Number) -> usize {
+    let text = number.to_string();
+    text.split('e').next().unwrap_or_default().trim_end_matches(".0").bytes().filter(u8::is_ascii_digit).count()
 }
 
 async fn answered(adhoc: &Arc<AdHoc>, headers: &HeaderMap, question: Result<Question, Told>) -> Response {
@@ -199,11 +220,11 @@ async fn answer(adhoc: &Arc<AdHoc>, headers: &HeaderMap, question: Question, id:
         return Ok((media, lines(answer, asked_limit)).into_response());
     }
     let batches = answer.all().await?;
-    let schema = answer.schema.clone();
+    let (schema, bytes_max) = (answer.schema.clone(), answer.bytes_max());
     // Writing tens of megabytes would hold up other answers.
     let written = tokio::task::spawn_blocking(move || {
         let count: usize = batches.iter().map(arrow::array::RecordBatch::num_rows).sum();
-        format::whole(format, &schema, &batches).map(|text| (text, count))
+        format::whole(format, &schema, &batches, bytes_max).map(|text| (text, count))
     });
     let (text, count) = written.await.map_err(|error| Told::new(Blame::Us, "TG-INTERNAL", error.to_string()))??;
     if format != Format::Json {
@@ -215,10 +236,9 @@ async fn answer(adhoc: &Arc<AdHoc>, headers: &HeaderMap, question: Question, id:
     let tail = json!({
         "row_count": count, "truncated": answer.truncated, "stats": {"elapsed_ms": milliseconds(elapsed)},
     });
-    let rows = if text.is_empty() { b"[]".to_vec() } else { text };
     let head = head.trim_end_matches('}');
     let body =
-        [head.as_bytes(), b",\"rows\":", &rows, b",", tail.to_string().trim_start_matches('{').as_bytes()].concat();
+        [head.as_bytes(), b",\"rows\":", &text, b",", tail.to_string().trim_start_matches('{').as_bytes()].concat();
     Ok((media, body).into_response())
 }
 
@@ -226,26 +246,61 @@ fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1_000_000.0).round() / 1_000.0
 }
 
-/// Lines as they come. What goes wrong on the way, or stays behind, is told in the last one.
-fn lines(answer: Answer, asked_limit: bool) -> Body {
-    let stream = futures::stream::unfold(Some(answer), move |answer| async move {
-        let mut answer = answer?;
-        let told = |why: &Told| Bytes::from(format!("{}\n", json!({"error": body(why, None)})));
-        let schema = answer.schema.clone();
-        let line = match answer.next().await {
-            Ok(Some(batch)) => format::whole(Format::JsonLines, &schema, &[batch]).map(Bytes::from),
-            Ok(None) if answer.truncated && !asked_limit => {
-                let most = answer.rows_max();
-                Err(Told::new(Blame::Query, "TG-QUERY-ROWS", format!("the answer has more than {most} rows"))
-                    .hint("ask for fewer with limit, or narrow the query"))
+/// Lines as they come. What goes wrong on the way, or stays behind, is told in the last one. A client that does not read
+/// them in time has its answer cut off: it may not hold a worker for as long as it likes.
+fn lines(mut answer: Answer, asked_limit: bool) -> Body {
+    let (lines, mut sent) = mpsc::channel::<Bytes>(2);
+    let whole = Arc::new(AtomicBool::new(false));
+    let ended = whole.clone();
+    tokio::spawn(async move {
+        let mut left = answer.bytes_max();
+        loop {
+            let next = tokio::select! {
+                next = answer.next() => next,
+                () = lines.closed() => return,
+            };
+            let line = match next {
+                Ok(Some(batch)) => {
+                    let written = format::whole(Format::JsonLines, &answer.schema, &[batch], left);
+                    left -= written.as_ref().map_or(0, Vec::len);
+                    written.map(|line| Some(Bytes::from(line)))
+                }
+                Ok(None) if answer.truncated && !asked_limit => {
+                    let why = format!("the answer has more than {} rows", answer.rows_max());
+                    let told = Told::new(Blame::Query, "TG-QUERY-ROWS", why);
+                    Err(told.hint("ask for fewer with limit, or narrow the query"))
+                }
+                Ok(None) => Ok(None),
+                Err(why) => Err(why),
+            };
+            let (line, last) = match line {
+                Ok(Some(line)) => (line, false),
+                Ok(None) => break,
+                Err(why) => (Bytes::from(format!("{}\n", json!({"error": body(&why, None)}))), true),
+            };
+            let sent = tokio::select! {
+                sent = lines.send(line) => sent.is_ok(),
+                () = answer.over() => false,
+            };
+            if !sent {
+                return;
             }
-            Ok(None) => return None,
-            Err(why) => Err(why),
-        };
-        match line {
-            Ok(line) => Some((Ok::<_, Infallible>(line), Some(answer))),
-            Err(why) => Some((Ok(told(&why)), None)),
+            if last {
+                break;
+            }
         }
+        ended.store(true, Ordering::Relaxed);
+    });
+    let mut cut = false;
+    let stream = futures::stream::poll_fn(move |context| {
+        sent.poll_recv(context).map(|line| match line {
+            Some(line) => Some(Ok(line)),
+            None if whole.load(Ordering::Relaxed) || cut => None,
+            None => {
+                cut = true;
+                Some(Err(std::io::Error::other("the client did not read its answer in time")))
+            }
+        })
     });
     Body::from_stream(stream)
 }
@@ -272,7 +327,7 @@ fn status(why: &Told) -> StatusCode {
         "TG-QUERY-READ-ONLY" => StatusCode::FORBIDDEN,
         "TG-QUERY-TEXT" => StatusCode::PAYLOAD_TOO_LARGE,
         "TG-QUERY-TIMEOUT" => StatusCode::GATEWAY_TIMEOUT,
-        "TG-QUERY-CANCELLED" => StatusCode::CONFLICT,
+        "TG-QUERY-CANCELLED" | "TG-QUERY-ID" => StatusCode::CONFLICT,
         "TG-QUERY-BUSY" => StatusCode::TOO_MANY_REQUESTS,
         "TG-API-SLOW" => StatusCode::REQUEST_TIMEOUT,
         "TG-API-MEDIA" => StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -208,7 +208,13 @@ impl Settings {
         }
         settings.check_bounds()?;
         if let Some(path) = &settings.api.token_file {
-            settings.api.token = secret("api.token_file", path)?;
+            let token = secret("api.token_file", path)?;
+            // A secret that was not mounted must not open the door.
+            if token.is_empty() || !settings.api.token.is_empty() {
+                let why = if token.is_empty() { "its file is empty" } else { "api.token is set as well" };
+                return Err(Error::configuration("TG-SETTING", format!("api.token_file: {why}")));
+            }
+            settings.api.token = token;
         }
         Ok(settings)
     }

@@ -1,17 +1,18 @@
 //! Answers as people and programs read them.
 
 use std::fmt;
+use std::io::Write;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{
-    DataType, Decimal128Type, Decimal256Type, FieldRef, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType,
-    UInt64Type,
+    DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, FieldRef, Int64Type, SchemaRef, TimeUnit,
+    TimestampMicrosecondType, UInt64Type,
 };
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
-use arrow::json::writer::{JsonArray, JsonFormat, LineDelimited, NullableEncoder};
-use arrow::json::{Encoder, EncoderFactory, EncoderOptions, StructMode, WriterBuilder};
+use arrow::json::writer::{LineDelimited, NullableEncoder, make_encoder};
+use arrow::json::{Encoder, EncoderFactory, EncoderOptions, WriterBuilder};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
@@ -84,19 +85,51 @@ impl Format {
     }
 }
 
-/// The whole of an answer, but for the forms that have a head of their own.
-pub fn whole(format: Format, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, Told> {
+/// The whole of an answer, but for the forms that have a head of their own; at most so many bytes.
+pub fn whole(format: Format, schema: &SchemaRef, batches: &[RecordBatch], bytes_max: usize) -> Result<Vec<u8>, Told> {
+    let mut out = Capped { bytes: Vec::new(), most: bytes_max, full: false };
     let written = match format {
-        Format::Json => json_text::<JsonArray>(batches, StructMode::ListOnly),
-        Format::JsonLines => json_text::<LineDelimited>(batches, StructMode::ObjectOnly),
-        Format::Csv => csv(schema, batches),
-        Format::Arrow => ipc(schema, batches),
-        Format::Parquet => parquet(schema, batches),
+        Format::Json => lists(batches, &mut out),
+        Format::JsonLines => objects(batches, &mut out),
+        Format::Csv => csv(schema, batches, &mut out),
+        Format::Arrow => ipc(schema, batches, &mut out),
+        Format::Parquet => parquet(schema, batches, &mut out),
     };
-    written.map_err(|error| {
-        Told::new(Blame::Query, "TG-QUERY-FORMAT", format!("the answer cannot be written so: {error}"))
-            .hint("cast the column, or take another format")
-    })
+    match written {
+        Ok(()) if !out.full => Ok(out.bytes),
+        _ if out.full => {
+            let why = format!("the answer has more than {} MiB as {format}", bytes_max >> 20);
+            let told = Told::new(Blame::Query, "TG-QUERY-BYTES", why);
+            Err(told.hint("select fewer columns, set limit, or take another format"))
+        }
+        Ok(()) => Ok(out.bytes),
+        Err(error) => {
+            let why = format!("the answer cannot be written as {format}: {error}");
+            Err(Told::new(Blame::Query, "TG-QUERY-FORMAT", why).hint("cast the column, or take another format"))
+        }
+    }
+}
+
+/// Takes so many bytes and no more.
+struct Capped {
+    bytes: Vec<u8>,
+    most: usize,
+    full: bool,
+}
+
+impl Write for Capped {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.bytes.len() + bytes.len() > self.most {
+            self.full = true;
+            return Err(std::io::Error::other("the answer is too long"));
+        }
+        self.bytes.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The columns of an answer, by name and type.
@@ -104,36 +137,69 @@ pub fn columns(schema: &SchemaRef) -> Vec<Value> {
     schema.fields().iter().map(|field| json!({"name": field.name(), "type": field.data_type().to_string()})).collect()
 }
 
-fn json_text<F: JsonFormat>(batches: &[RecordBatch], mode: StructMode) -> Result<Vec<u8>, ArrowError> {
-    let builder = WriterBuilder::new().with_explicit_nulls(true).with_struct_mode(mode);
-    let mut writer = builder.with_encoder_factory(Arc::new(ExactNumbers)).build::<_, F>(Vec::new());
+/// Rows as lists, in a list.
+fn lists(batches: &[RecordBatch], out: &mut Capped) -> Result<(), ArrowError> {
+    let options = EncoderOptions::default().with_explicit_nulls(true).with_encoder_factory(Arc::new(ExactNumbers));
+    let mut text = vec![b'['];
     for batch in batches {
-        writer.write(batch)?;
+        let schema = batch.schema();
+        let columns = schema.fields().iter().zip(batch.columns());
+        let encoders = columns.map(|(field, column)| make_encoder(field, column.as_ref(), &options));
+        let mut encoders = encoders.collect::<Result<Vec<_>, _>>()?;
+        for row in 0..batch.num_rows() {
+            if text.len() > 1 || !out.bytes.is_empty() {
+                text.push(b',');
+            }
+            text.push(b'[');
+            for (index, encoder) in encoders.iter_mut().enumerate() {
+                if index > 0 {
+                    text.push(b',');
+                }
+                if encoder.is_null(row) {
+                    text.extend(b"null");
+                } else {
+                    encoder.encode(row, &mut text);
+                }
+            }
+            text.push(b']');
+            if text.len() > 64 << 10 {
+                out.write_all(&text)?;
+                text.clear();
+            }
+        }
     }
-    writer.finish()?;
-    Ok(writer.into_inner())
+    text.push(b']');
+    Ok(out.write_all(&text)?)
 }
 
-fn csv(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
-    let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(Vec::new());
+/// Rows as objects, each on a line.
+fn objects(batches: &[RecordBatch], out: &mut Capped) -> Result<(), ArrowError> {
+    let builder = WriterBuilder::new().with_explicit_nulls(true).with_encoder_factory(Arc::new(ExactNumbers));
+    let mut writer = builder.build::<_, LineDelimited>(out);
+    for batch in batches {
+        // The writer holds what it has written until the end of a batch.
+        for from in (0..batch.num_rows()).step_by(64) {
+            writer.write(&batch.slice(from, (batch.num_rows() - from).min(64)))?;
+        }
+    }
+    writer.finish()
+}
+
+fn csv(schema: &SchemaRef, batches: &[RecordBatch], out: &mut Capped) -> Result<(), ArrowError> {
+    let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(out);
     if batches.is_empty() {
         writer.write(&RecordBatch::new_empty(schema.clone()))?;
     }
-    for batch in batches {
-        writer.write(batch)?;
-    }
-    Ok(writer.into_inner())
+    batches.iter().try_for_each(|batch| writer.write(batch))
 }
 
-fn ipc(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
-    let mut writer = StreamWriter::try_new(Vec::new(), schema)?;
-    for batch in batches {
-        writer.write(batch)?;
-    }
-    writer.into_inner()
+fn ipc(schema: &SchemaRef, batches: &[RecordBatch], out: &mut Capped) -> Result<(), ArrowError> {
+    let mut writer = StreamWriter::try_new(out, schema)?;
+    batches.iter().try_for_each(|batch| writer.write(batch))?;
+    writer.finish()
 }
 
-fn parquet(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
+fn parquet(schema: &SchemaRef, batches: &[RecordBatch], out: &mut Capped) -> Result<(), ArrowError> {
     let compression = Compression::ZSTD(ZstdLevel::default());
     let properties = WriterProperties::builder().set_compression(compression).build();
     let mut file = Vec::new();
@@ -142,7 +208,7 @@ fn parquet(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, Arrow
         writer.write(batch)?;
     }
     writer.close()?;
-    Ok(file)
+    Ok(out.write_all(&file)?)
 }
 
 /// Integers that a JSON reader can hold exactly.
@@ -169,6 +235,14 @@ impl EncoderFactory for ExactNumbers {
             DataType::UInt64 => {
                 let values = array.as_primitive::<UInt64Type>();
                 number(move |row| (values.value(row).to_string(), values.value(row) <= EXACT_MAX))
+            }
+            DataType::Decimal32(..) => {
+                let values = array.as_primitive::<Decimal32Type>();
+                number(move |row| exact(values.value_as_string(row)))
+            }
+            DataType::Decimal64(..) => {
+                let values = array.as_primitive::<Decimal64Type>();
+                number(move |row| exact(values.value_as_string(row)))
             }
             DataType::Decimal128(..) => {
                 let values = array.as_primitive::<Decimal128Type>();
@@ -235,9 +309,21 @@ mod tests {
             ("t", Arc::new(StringArray::from(vec!["a", "\"", ""])) as ArrayRef),
         ])
         .unwrap();
-        let written = whole(Format::Json, &batch.schema(), &[batch]).unwrap();
+        let written = whole(Format::Json, &batch.schema(), &[batch], 1_000).unwrap();
         let expected = r#"[[9007199254740992,12.34,"a"],["9007199254740993","123456789012345678.90","\""],["-9007199254740993",null,""]]"#;
         assert_eq!(String::from_utf8(written).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_answer_is_as_long_as_it_may_be_in_its_form() {
+        let nulls = RecordBatch::try_from_iter([("n", arrow::array::new_null_array(&DataType::Null, 50_000))]).unwrap();
+        for format in [Format::Json, Format::JsonLines, Format::Csv, Format::Arrow] {
+            let rows = [nulls.clone(), nulls.clone()];
+            let long = whole(format, &nulls.schema(), &rows, 100).unwrap_err();
+            assert_eq!(long.code, "TG-QUERY-BYTES", "{format}");
+            assert!(whole(format, &nulls.schema(), &rows, 2_000_000).is_ok(), "{format}");
+        }
+        assert_eq!(whole(Format::Json, &nulls.schema(), &[], 10).unwrap(), b"[]");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod wire;
 pub mod worker;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -51,17 +52,15 @@ pub struct Request {
 /// Answers ad-hoc queries.
 pub struct AdHoc {
     pool: Arc<Pool>,
-    tables: Vec<String>,
     settings: AdHocSettings,
     turns: Arc<Semaphore>,
     waiting: AtomicUsize,
     open: Mutex<HashMap<Uuid, Arc<Notify>>>,
     outcomes: IntCounterVec,
-    threads: Handle,
 }
 
 impl AdHoc {
-    /// Starts the workers on these threads, for these tables of a store.
+    /// Starts the workers for these tables of a store, whose rows are read on these threads.
     pub fn start(
         store: Arc<dyn Store>,
         tables: Vec<Table>,
@@ -77,11 +76,10 @@ impl AdHoc {
             IntCounter::new("tidegate_api_worker_restarts_total", "Query workers that ended and were replaced.")?;
         registry.register(Box::new(outcomes.clone()))?;
         registry.register(Box::new(replaced.clone()))?;
-        let names = tables.iter().map(|table| table.name.clone()).collect();
         let turns = Arc::new(Semaphore::new(settings.running));
-        let pool = Pool::start(store, tables, settings.clone(), replaced, &threads);
+        let pool = Pool::start(store, tables, settings.clone(), replaced, threads);
         let (waiting, open) = (AtomicUsize::new(0), Mutex::default());
-        Ok(Arc::new(Self { pool, tables: names, settings, turns, waiting, open, outcomes, threads }))
+        Ok(Arc::new(Self { pool, settings, turns, waiting, open, outcomes }))
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Notify>>> {
@@ -129,27 +127,38 @@ impl AdHoc {
             }
             timeout => Duration::from_millis(timeout.unwrap_or(timeout_max)),
         };
-        let names: Vec<&str> = self.tables.iter().map(String::as_str).collect();
-        guard::check(&request.sql, &request.parameters, &names)?;
+        // The rest of the guard is the worker's: it may take for ever.
+        guard::look(&request.sql)?;
         let (started, deadline) = (Instant::now(), Instant::now() + timeout);
         let cancelled = Arc::new(Notify::new());
-        self.open().insert(id, cancelled.clone());
+        match self.open().entry(id) {
+            Entry::Vacant(free) => drop(free.insert(cancelled.clone())),
+            Entry::Occupied(_) => {
+                let why = Told::new(Blame::Query, "TG-QUERY-ID", format!("there is a query {id} already"));
+                return Err(why.hint("send a new UUID, or none"));
+            }
+        }
         let registered = Registered { adhoc: self.clone(), id };
         let turn = self.turn(deadline, timeout, &cancelled).await?;
         let ask = Ask {
             sql: request.sql,
             parameters: request.parameters,
             rows,
+            bytes: self.settings.bytes_max,
             memory: self.settings.memory_max,
             now_us: clock::wall_us(),
         };
-        let (worker, query, pieces) = self.pool.run(ask, timeout).await?;
-        let work = Work { worker, query, turn: Some(turn), threads: self.threads.clone(), ended: false };
+        let worker = tokio::select! {
+            worker = self.pool.worker() => worker?,
+            () = tokio::time::sleep_until(deadline) => return Err(timed_out(timeout)),
+            () = cancelled.notified() => return Err(was_cancelled()),
+        };
+        let (query, pieces) = self.pool.run(&worker, ask, timeout);
+        let work = Work { worker, query, turn: Some(turn), ended: false };
         let mut answer = Answer {
             schema: Arc::new(arrow::datatypes::Schema::empty()),
             truncated: false,
             started,
-            bytes: 0,
             deadline,
             timeout,
             cancelled,
@@ -236,7 +245,6 @@ struct Work {
     worker: Arc<Worker>,
     query: u64,
     turn: Option<OwnedSemaphorePermit>,
-    threads: Handle,
     ended: bool,
 }
 
@@ -246,7 +254,7 @@ impl Drop for Work {
             return;
         }
         let (worker, query, turn) = (self.worker.clone(), self.query, self.turn.take());
-        self.threads.spawn(async move {
+        tokio::spawn(async move {
             worker.cancel(query).await;
             drop(turn);
         });
@@ -261,7 +269,6 @@ pub struct Answer {
     pub truncated: bool,
     /// When it was asked.
     pub started: Instant,
-    bytes: usize,
     deadline: Instant,
     timeout: Duration,
     cancelled: Arc<Notify>,
@@ -298,14 +305,7 @@ impl Answer {
     async fn next_piece(&mut self) -> Result<Option<RecordBatch>, Told> {
         match self.piece().await? {
             Piece::Batch(batch) => {
-                let most = self.registered.adhoc.settings.bytes_max;
-                self.bytes += batch.get_array_memory_size();
-                if self.bytes > most {
-                    let why = format!("the answer has more than {} MiB", most >> 20);
-                    let told = Told::new(Blame::Query, "TG-QUERY-BYTES", why);
-                    return Err(told.hint("select fewer columns, or set limit"));
-                }
-                self.work.worker.more(self.work.query).await;
+                self.work.worker.more(self.work.query);
                 Ok(Some(batch))
             }
             Piece::End(truncated) => {
@@ -315,6 +315,19 @@ impl Answer {
             Piece::Failed(why) => Err(why),
             Piece::Head(_) => Err(Told::new(Blame::Us, "TG-INTERNAL", "an answer has two heads")),
         }
+    }
+
+    /// Waits until it must have ended, or is cancelled: for whoever waits for something else than the next rows.
+    pub async fn over(&self) {
+        tokio::select! {
+            () = tokio::time::sleep_until(self.deadline) => {}
+            () = self.cancelled.notified() => {}
+        }
+    }
+
+    /// The most bytes that it may have, as it is written.
+    pub fn bytes_max(&self) -> usize {
+        self.registered.adhoc.settings.bytes_max
     }
 
     /// The most rows that an answer may have.

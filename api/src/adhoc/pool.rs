@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
@@ -16,7 +16,8 @@ use tidegate_engine::store::{Snapshot, Store, Wanted};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::AbortHandle;
 
 use super::wire::{self, Ask, Blame, FromWorker, ToWorker, Told};
 use super::worker::WINDOW;
@@ -30,12 +31,15 @@ pub const GRACE: Duration = Duration::from_secs(2);
 /// How long a query waits for a worker while all are being replaced.
 const REPLACED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Workers that end at once are not started again at once.
+/// Workers that end by themselves, and at once, are not started again at once.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Room for the program and its threads, beside what queries may hold.
 const ADDRESS_SPACE: u64 = 2 << 30;
+
+/// Scans whose rows are held for a worker at a time.
+const SCANS_MAX: usize = 2;
 
 /// A part of an answer.
 #[derive(Debug)]
@@ -50,23 +54,48 @@ pub enum Piece {
     Failed(Told),
 }
 
-/// A query at work, as the worker's side of the api knows it.
+/// A query at work, as the api's side of its worker knows it.
 struct Running {
     pieces: mpsc::Sender<Piece>,
     snapshot: OnceCell<Arc<dyn Snapshot>>,
     limit: Duration,
+    scans: Mutex<Vec<AbortHandle>>,
 }
+
+impl Running {
+    fn scans(&self) -> MutexGuard<'_, Vec<AbortHandle>> {
+        self.scans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends what it has asked of the database. A session that is given back in the middle of a scan is closed instead.
+    fn end(&self, threads: &Handle) {
+        let scans = std::mem::take(&mut *self.scans());
+        let idle = scans.iter().all(AbortHandle::is_finished);
+        scans.iter().for_each(AbortHandle::abort);
+        if let (true, Some(snapshot)) = (idle, self.snapshot.get().cloned()) {
+            threads.spawn(async move {
+                // Its end says nothing of the answer, which has been read.
+                let _ = snapshot.done().await;
+            });
+        }
+    }
+}
+
+/// A frame on its way, with the turn of the scan that it holds the rows of.
+type Frame = (Vec<u8>, Option<OwnedSemaphorePermit>);
 
 /// A living worker.
 pub struct Worker {
-    frames: mpsc::Sender<Vec<u8>>,
-    queries: Mutex<HashMap<u64, Arc<Running>>>,
+    frames: mpsc::UnboundedSender<Frame>,
+    /// None once it has ended.
+    queries: Mutex<Option<HashMap<u64, Arc<Running>>>>,
     /// Why it shall end, once somebody has decided so.
     verdict: Mutex<Option<Told>>,
+    turns: Arc<Semaphore>,
 }
 
 impl Worker {
-    fn queries(&self) -> MutexGuard<'_, HashMap<u64, Arc<Running>>> {
+    fn queries(&self) -> MutexGuard<'_, Option<HashMap<u64, Arc<Running>>>> {
         self.queries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -74,35 +103,40 @@ impl Worker {
         self.verdict.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has(&self, query: u64) -> bool {
-        self.queries().contains_key(&query)
+    fn running(&self, query: u64) -> Option<Arc<Running>> {
+        self.queries().as_ref()?.get(&query).cloned()
     }
 
-    async fn say(&self, head: &ToWorker, body: &[u8]) {
-        // A worker that does not hear is one that has ended, of which its keeper tells.
-        if let Ok(frame) = wire::frame(head, body) {
-            let _ = self.frames.send(frame).await;
+    /// How many queries it has; none once it shall end.
+    fn load(&self) -> Option<usize> {
+        if self.verdict().is_some() { None } else { self.queries().as_ref().map(HashMap::len) }
+    }
+
+    fn say(&self, head: &ToWorker, body: &[u8], turn: Option<OwnedSemaphorePermit>) {
+        match wire::frame(head, body) {
+            // A worker that does not hear is one that has ended, of which its keeper tells.
+            Ok(frame) => drop(self.frames.send((frame, turn))),
+            Err(error) => tracing::error!("TG-INTERNAL: a query worker cannot be told something: {error}"),
         }
     }
 
     /// One more batch may come.
-    pub async fn more(&self, query: u64) {
-        self.say(&ToWorker::More { query }, &[]).await;
+    pub fn more(&self, query: u64) {
+        self.say(&ToWorker::More { query }, &[], None);
     }
 
     /// Ends a query; and the whole worker, if the query does not end by itself.
     pub async fn cancel(&self, query: u64) {
-        if !self.has(query) {
+        if self.running(query).is_none() {
             return;
         }
-        self.say(&ToWorker::Cancel { query }, &[]).await;
+        self.say(&ToWorker::Cancel { query }, &[], None);
         let until = Instant::now() + GRACE;
-        while self.has(query) {
+        while self.running(query).is_some() {
             if Instant::now() > until {
-                self.verdict().get_or_insert_with(|| {
-                    let why = "the worker was ended because of another query, which did not stop when it was told to";
-                    Told::new(Blame::Wait, "TG-QUERY-WORKER", why).hint("ask again")
-                });
+                let why = "the worker was ended because of another query, which did not stop when it was told to";
+                let told = Told::new(Blame::Wait, "TG-QUERY-WORKER", why).hint("ask again");
+                self.verdict().get_or_insert(told);
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -118,21 +152,23 @@ pub struct Pool {
     settings: AdHocSettings,
     next: AtomicU64,
     replaced: prometheus::IntCounter,
+    /// Where scans are read: rows by the million are decoded there.
+    threads: Handle,
 }
 
 impl Pool {
-    /// Starts the workers; they are kept for as long as the pool is used.
+    /// Starts the workers; they are kept for as long as the pool is used. Scans are read on `threads`.
     pub fn start(
         store: Arc<dyn Store>,
         tables: Vec<Table>,
         settings: AdHocSettings,
         replaced: prometheus::IntCounter,
-        threads: &Handle,
+        threads: Handle,
     ) -> Arc<Self> {
         let slots = (0..settings.workers).map(|_| Mutex::default()).collect();
-        let pool = Arc::new(Self { slots, tables, store, settings, next: AtomicU64::new(1), replaced });
+        let pool = Arc::new(Self { slots, tables, store, settings, next: AtomicU64::new(1), replaced, threads });
         for slot in 0..pool.settings.workers {
-            threads.spawn(keep(Arc::downgrade(&pool), slot));
+            tokio::spawn(keep(Arc::downgrade(&pool), slot));
         }
         pool
     }
@@ -144,35 +180,47 @@ impl Pool {
     /// The living worker with the fewest queries.
     fn least_busy(&self) -> Option<Arc<Worker>> {
         let alive = (0..self.slots.len()).filter_map(|slot| self.slot(slot).clone());
-        alive.filter(|worker| worker.verdict().is_none()).min_by_key(|worker| worker.queries().len())
+        alive
+            .filter_map(|worker| Some((worker.load()?, worker)))
+            .min_by_key(|(load, _)| *load)
+            .map(|(_, worker)| worker)
     }
 
-    /// Gives a query to a worker.
-    pub async fn run(&self, ask: Ask, limit: Duration) -> Result<(Arc<Worker>, u64, mpsc::Receiver<Piece>), Told> {
+    /// A worker, as soon as there is one.
+    pub async fn worker(&self) -> Result<Arc<Worker>, Told> {
         let until = Instant::now() + REPLACED_WITHIN;
-        let worker = loop {
+        loop {
             match self.least_busy() {
-                Some(worker) => break worker,
+                Some(worker) => return Ok(worker),
                 None if Instant::now() > until => {
                     let why = Told::new(Blame::Wait, "TG-QUERY-WORKER", "no query worker can be started");
                     return Err(why.hint("the api's log says why"));
                 }
                 None => tokio::time::sleep(Duration::from_millis(20)).await,
             }
-        };
+        }
+    }
+
+    /// Gives a query to a worker: its number there, and its answer.
+    pub fn run(&self, worker: &Worker, ask: Ask, limit: Duration) -> (u64, mpsc::Receiver<Piece>) {
         let query = self.next.fetch_add(1, Ordering::Relaxed);
         // Head, end, and the batches of the window: the worker sends no more before it is asked to.
         let (pieces, answer) = mpsc::channel(WINDOW + 2);
-        worker.queries().insert(query, Arc::new(Running { pieces, snapshot: OnceCell::new(), limit }));
-        worker.say(&ToWorker::Run { query, ask }, &[]).await;
-        Ok((worker, query, answer))
+        let running = Running { pieces, snapshot: OnceCell::new(), limit, scans: Mutex::default() };
+        // Where it has just ended, the answer is closed, which says so.
+        if let Some(queries) = worker.queries().as_mut() {
+            queries.insert(query, Arc::new(running));
+        }
+        worker.say(&ToWorker::Run { query, ask }, &[], None);
+        (query, answer)
     }
 
-    fn start_worker(&self) -> std::io::Result<(Child, UnixStream)> {
+    fn start_worker(&self) -> std::io::Result<(Process, UnixStream)> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let address_space = ADDRESS_SPACE + self.settings.worker_memory as u64;
-        let child = Command::new(std::env::current_exe()?)
+        // This program, even if another version of it has been installed since.
+        let child = Command::new("/proc/self/exe")
             .arg("query-worker")
             .args(["--address-space", &address_space.to_string()])
             // Nothing that we know stands in its environment. Arenas take address space.
@@ -180,114 +228,153 @@ impl Pool {
             .env("MALLOC_ARENA_MAX", "2")
             .env("RUST_BACKTRACE", "0")
             .current_dir("/")
+            // An interrupt of the terminal is ours to hear.
+            .process_group(0)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;
-        Ok((child, UnixStream::from_std(ours)?))
+        Ok((Process(child), UnixStream::from_std(ours)?))
+    }
+}
+
+/// A process that ends with us.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            // It may have ended meanwhile.
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+impl Process {
+    /// Ends it, and takes its status if it had ended by itself.
+    async fn end(mut self) -> Option<ExitStatus> {
+        // It may be about to, of which the status tells more than ours would.
+        for _ in 0..10 {
+            if let Ok(Some(status)) = self.0.try_wait() {
+                return Some(status);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        None
     }
 }
 
 /// Keeps a slot filled until the pool is gone.
-async fn keep(pool: std::sync::Weak<Pool>, slot: usize) {
+async fn keep(pool: Weak<Pool>, slot: usize) {
     let mut pause = PAUSE;
     loop {
-        let Some(held) = pool.upgrade() else { return };
-        let (mut child, socket) = match held.start_worker() {
-            Ok(started) => started,
-            Err(error) => {
-                tracing::error!("TG-QUERY-WORKER: cannot start a query worker: {error}; trying again in {pause:?}");
-                drop(held);
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
-                continue;
-            }
-        };
         let started = Instant::now();
-        let (mut from, mut to) = socket.into_split();
-        let (frames, mut outgoing) = mpsc::channel::<Vec<u8>>(64);
-        let writer = tokio::spawn(async move {
-            while let Some(frame) = outgoing.recv().await {
-                if to.write_all(&frame).await.is_err() {
-                    return;
-                }
-            }
-        });
-        let worker = Arc::new(Worker { frames, queries: Mutex::default(), verdict: Mutex::default() });
-        for table in &held.tables {
-            match wire::table(table) {
-                Ok((head, body)) => worker.say(&head, &body).await,
-                Err(error) => tracing::error!("TG-INTERNAL: table {} cannot be told: {error}", table.name),
-            }
-        }
-        *held.slot(slot) = Some(worker.clone());
-        let (memory, store, tables) = (held.settings.worker_memory, held.store.clone(), held.tables.clone());
-        drop(held);
-        let hear = async {
-            while let Ok(Some((head, body))) = wire::read::<FromWorker>(&mut from).await {
-                hear(&worker, &store, &tables, head, &body);
-            }
-        };
-        tokio::select! {
-            () = hear => {}
-            () = watch(&worker, &pool, child.id(), memory) => {}
-        }
-        let status = end(&mut child).await;
-        writer.abort();
+        // A task of its own: what panics there must not leave the slot empty.
+        let lived = tokio::spawn(live(pool.clone(), slot)).await;
         let Some(held) = pool.upgrade() else { return };
-        *held.slot(slot) = None;
+        let worker = held.slot(slot).take();
         held.replaced.inc();
+        let idle = worker.is_none_or(|worker| tell_ended(&worker, &lived, &held.threads));
         drop(held);
-        tell_ended(&worker, status);
-        pause = if started.elapsed() > PAUSE_MAX { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
-        if started.elapsed() < PAUSE_MAX / 10 {
+        if let Ok(Err(error)) = &lived {
+            tracing::error!("TG-QUERY-WORKER: cannot start a query worker: {error}");
+        }
+        // One that ends without anybody's query will do so again.
+        if idle && started.elapsed() < PAUSE_MAX {
             tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        } else {
+            pause = PAUSE;
         }
     }
 }
 
-/// Ends the process and takes its status.
-async fn end(child: &mut Child) -> Option<ExitStatus> {
-    // It may be ending by itself, of which the status tells more than ours would.
-    for _ in 0..10 {
-        if let Ok(Some(status)) = child.try_wait() {
-            return Some(status);
+/// The life of a worker: its status, if it has ended by itself.
+async fn live(pool: Weak<Pool>, slot: usize) -> std::io::Result<Option<ExitStatus>> {
+    let Some(held) = pool.upgrade() else { return Ok(None) };
+    let (process, socket) = held.start_worker()?;
+    let (mut from, mut to) = socket.into_split();
+    let (frames, mut outgoing) = mpsc::unbounded_channel::<Frame>();
+    let writer = tokio::spawn(async move {
+        while let Some((frame, _turn)) = outgoing.recv().await {
+            if to.write_all(&frame).await.is_err() {
+                return;
+            }
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
+    });
+    let worker = Arc::new(Worker {
+        frames,
+        queries: Mutex::new(Some(HashMap::new())),
+        verdict: Mutex::default(),
+        turns: Arc::new(Semaphore::new(SCANS_MAX)),
+    });
+    for table in &held.tables {
+        let (head, body) = wire::table(table).map_err(std::io::Error::other)?;
+        worker.say(&head, &body, None);
     }
-    let _ = child.kill();
-    while let Ok(None) = child.try_wait() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    *held.slot(slot) = Some(worker.clone());
+    let memory = held.settings.worker_memory;
+    let (store, threads) = (held.store.clone(), held.threads.clone());
+    let tables: Arc<[Table]> = held.tables.clone().into();
+    drop(held);
+    let pid = process.0.id();
+    let hear = async {
+        while let Ok(Some((head, body))) = wire::read::<FromWorker>(&mut from, wire::ROWS_MAX).await {
+            if let Err(told) = hear(&worker, &store, &tables, &threads, head, &body) {
+                worker.verdict().get_or_insert(told);
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = hear => {}
+        () = watch(&worker, &pool, pid, memory) => {}
     }
-    None
+    let status = process.end().await;
+    writer.abort();
+    Ok(status)
 }
 
-/// Tells those who wait that their worker has ended.
-fn tell_ended(worker: &Worker, status: Option<ExitStatus>) {
+/// Tells those who wait that their worker has ended; whether there were none, and no reason.
+fn tell_ended(
+    worker: &Worker,
+    lived: &Result<std::io::Result<Option<ExitStatus>>, tokio::task::JoinError>,
+    threads: &Handle,
+) -> bool {
     let verdict = worker.verdict().take();
-    let left: Vec<Arc<Running>> = worker.queries().drain().map(|(_, running)| running).collect();
-    let how = match status.map(|status| (status.signal(), status.code())) {
-        Some((Some(signal), _)) => format!("by signal {signal}"),
-        Some((_, Some(code))) => format!("with code {code}"),
+    let left: Vec<Arc<Running>> = worker.queries().take().unwrap_or_default().into_values().collect();
+    let how = match lived {
+        Ok(Ok(Some(status))) => match (status.signal(), status.code()) {
+            (Some(signal), _) => format!("by signal {signal}"),
+            (_, code) => format!("with code {}", code.unwrap_or_default()),
+        },
         _ => "by us".to_string(),
     };
-    tracing::warn!(
-        "TG-QUERY-WORKER: a query worker ended {how}, with {} queries{}",
-        left.len(),
-        verdict.as_ref().map_or(String::new(), |told| format!(": {}", told.message))
-    );
-    let why = verdict.unwrap_or_else(|| {
-        let alone = if left.len() == 1 { "while it ran this query" } else { "while it ran this query and another" };
-        let what = format!("the query's worker ended {how} {alone}: most likely it asked for too much memory");
-        Told::new(Blame::Wait, "TG-QUERY-WORKER", what).hint("read fewer rows or columns, or ask again")
-    });
+    let reason = verdict.as_ref().map_or(String::new(), |told| format!(": {}", told.message));
+    tracing::warn!("TG-QUERY-WORKER: a query worker ended {how}, with {} queries{reason}", left.len());
+    let idle = left.is_empty() && verdict.is_none();
+    // Of several nobody knows whose fault it is.
+    let why = match verdict {
+        Some(told) if left.len() == 1 || told.blame == Blame::Wait => told,
+        Some(told) => {
+            Told::new(Blame::Wait, "TG-QUERY-WORKER", format!("{}, with the queries beside it", told.message))
+                .hint("ask again")
+        }
+        None => {
+            let what = format!("the query's worker ended {how}: most likely a query asked for too much memory");
+            Told::new(Blame::Wait, "TG-QUERY-WORKER", what).hint("read fewer rows or columns, or ask again")
+        }
+    };
     for running in left {
+        running.end(threads);
         // Whoever does not listen any more has been told of something else.
         let _ = running.pieces.try_send(Piece::Failed(why.clone()));
     }
+    idle
 }
 
 /// Waits until a worker must be ended: by a verdict, for its memory, or because the pool is gone.
-async fn watch(worker: &Worker, pool: &std::sync::Weak<Pool>, pid: u32, memory: usize) {
+async fn watch(worker: &Worker, pool: &Weak<Pool>, pid: u32, memory: usize) {
     loop {
         tokio::time::sleep(LOOK).await;
         if worker.verdict().is_some() || pool.strong_count() == 0 {
@@ -296,7 +383,7 @@ async fn watch(worker: &Worker, pool: &std::sync::Weak<Pool>, pid: u32, memory: 
         if own_memory(pid).is_some_and(|bytes| bytes > memory) {
             let what = format!("the query's worker grew beyond {} MiB and was ended", memory >> 20);
             let told = Told::new(Blame::Query, "TG-QUERY-MEMORY", what);
-            *worker.verdict() = Some(told.hint("read fewer rows or columns, say by a narrower WHERE"));
+            worker.verdict().get_or_insert(told.hint("read fewer rows or columns, say by a narrower WHERE"));
             return;
         }
     }
@@ -309,102 +396,112 @@ fn own_memory(pid: u32) -> Option<usize> {
     Some(line.split_whitespace().next()?.parse::<usize>().ok()? << 10)
 }
 
-/// Takes what a worker says.
-fn hear(worker: &Arc<Worker>, store: &Arc<dyn Store>, tables: &[Table], head: FromWorker, body: &[u8]) {
+/// Takes what a worker says; an error where it cannot be trusted any more.
+fn hear(
+    worker: &Arc<Worker>,
+    store: &Arc<dyn Store>,
+    tables: &Arc<[Table]>,
+    threads: &Handle,
+    head: FromWorker,
+    body: &[u8],
+) -> Result<(), Told> {
     let (query, piece) = match head {
         FromWorker::Scan { query, scan, table, wanted } => {
-            let (worker, store, table) = (worker.clone(), store.clone(), named(tables, &table));
-            tokio::spawn(async move {
-                let rows = scanned(&worker, &store, query, table, &wanted).await;
-                let encoded = match rows {
-                    // Hundreds of megabytes at worst: other answers go on meanwhile.
-                    Ok(rows) => tokio::task::spawn_blocking(move || wire::encoded(&rows)).await.map_err(told),
-                    Err(why) => Err(why),
-                };
-                let encoded = encoded.and_then(|encoded| encoded.map_err(told));
-                match encoded {
-                    Ok(body) => worker.say(&ToWorker::Rows { scan }, &body).await,
-                    Err(why) => worker.say(&ToWorker::Refused { scan, why }, &[]).await,
-                }
-            });
-            return;
+            begin(worker, threads, query, scan, Scan { store, tables, table, asked: Asked::Rows(wanted) });
+            return Ok(());
         }
         FromWorker::LookAtEnds { query, scan, table, column } => {
-            let (worker, store, table) = (worker.clone(), store.clone(), named(tables, &table));
-            tokio::spawn(async move {
-                match ends(&worker, &store, query, table, column).await {
-                    Ok(ends) => worker.say(&ToWorker::Ends { scan, ends }, &[]).await,
-                    Err(why) => worker.say(&ToWorker::Refused { scan, why }, &[]).await,
-                }
-            });
-            return;
+            begin(worker, threads, query, scan, Scan { store, tables, table, asked: Asked::Ends(column) });
+            return Ok(());
         }
-        FromWorker::Head { query } => (query, wire::decoded(body).map(Piece::Head)),
-        FromWorker::Batch { query } => (query, wire::decoded(body).map(Piece::Batch)),
-        FromWorker::End { query, truncated } => (query, Ok(Piece::End(truncated))),
-        FromWorker::Failed { query, why } => (query, Ok(Piece::Failed(why))),
+        FromWorker::Head { query } => (query, Piece::Head(wire::decoded(body).map_err(told)?)),
+        FromWorker::Batch { query } => (query, Piece::Batch(wire::decoded(body).map_err(told)?)),
+        FromWorker::End { query, truncated } => (query, Piece::End(truncated)),
+        FromWorker::Failed { query, why } => (query, Piece::Failed(why)),
     };
-    let piece = piece.unwrap_or_else(|error| Piece::Failed(told(error)));
     let last = matches!(piece, Piece::End(_) | Piece::Failed(_));
-    let running = if last { worker.queries().remove(&query) } else { worker.queries().get(&query).cloned() };
-    let Some(running) = running else { return };
+    let running = match worker.queries().as_mut() {
+        Some(queries) if last => queries.remove(&query),
+        Some(queries) => queries.get(&query).cloned(),
+        None => None,
+    };
+    // Without one it was cancelled, and is told so by its last piece.
+    let Some(running) = running else { return Ok(()) };
+    if last {
+        running.end(threads);
+    }
     // There is room, unless the worker does not keep to its window; then nobody listens.
     let _ = running.pieces.try_send(piece);
-    if let (true, Some(snapshot)) = (last, running.snapshot.get().cloned()) {
-        tokio::spawn(async move {
-            // Its end says nothing of the answer, which has been read.
-            let _ = snapshot.done().await;
-        });
-    }
+    Ok(())
 }
 
 fn told(error: impl std::fmt::Display) -> Told {
     Told::new(Blame::Us, "TG-INTERNAL", error.to_string())
 }
 
-fn named(tables: &[Table], name: &str) -> Result<Table, Told> {
-    let table = tables.iter().find(|table| table.name == name);
-    table.cloned().ok_or_else(|| told(format!("a worker asks for a table {name}")))
+/// What a query asks of a table.
+enum Asked {
+    Rows(Wanted),
+    Ends(usize),
 }
 
-/// The snapshot that all scans of a query read.
-async fn snapshot(worker: &Worker, store: &Arc<dyn Store>, query: u64) -> Result<Arc<dyn Snapshot>, Told> {
-    let running = worker.queries().get(&query).cloned();
-    let Some(running) = running else {
-        return Err(Told::new(Blame::Query, "TG-QUERY-CANCELLED", "the query was cancelled"));
-    };
-    let snapshot = running.snapshot.get_or_try_init(|| store.snapshot(running.limit)).await;
-    snapshot.cloned().map_err(Told::from)
+struct Scan<'a> {
+    store: &'a Arc<dyn Store>,
+    tables: &'a Arc<[Table]>,
+    table: String,
+    asked: Asked,
+}
+
+/// Reads a scan on other threads, unless its query ends before.
+fn begin(worker: &Arc<Worker>, threads: &Handle, query: u64, scan: u64, of: Scan<'_>) {
+    let Some(running) = worker.running(query) else { return };
+    let (worker, reading) = (worker.clone(), running.clone());
+    let (store, tables, table, asked) = (of.store.clone(), of.tables.clone(), of.table, of.asked);
+    let task = threads.spawn(async move {
+        let Ok(turn) = worker.turns.clone().acquire_owned().await else { return };
+        match scanned(&reading, &store, &tables, &table, asked).await {
+            Ok(Scanned::Rows(body)) => worker.say(&ToWorker::Rows { scan }, &body, Some(turn)),
+            Ok(Scanned::Ends(ends)) => worker.say(&ToWorker::Ends { scan, ends }, &[], Some(turn)),
+            Err(why) => worker.say(&ToWorker::Refused { scan, why }, &[], Some(turn)),
+        }
+    });
+    running.scans().push(task.abort_handle());
+}
+
+enum Scanned {
+    Rows(Vec<u8>),
+    Ends(Option<(i64, i64)>),
 }
 
 async fn scanned(
-    worker: &Worker,
+    running: &Running,
     store: &Arc<dyn Store>,
-    query: u64,
-    table: Result<Table, Told>,
-    wanted: &Wanted,
-) -> Result<RecordBatch, Told> {
-    let table = table?;
-    let positions = wanted.columns.iter().copied().chain(wanted.bounds.iter().map(|bound| bound.column));
-    check_positions(&table, positions)?;
-    Ok(snapshot(worker, store, query).await?.rows(&table, wanted).await?)
-}
-
-async fn ends(
-    worker: &Worker,
-    store: &Arc<dyn Store>,
-    query: u64,
-    table: Result<Table, Told>,
-    column: usize,
-) -> Result<Option<(i64, i64)>, Told> {
-    let table = table?;
-    check_positions(&table, [column].into_iter())?;
-    Ok(snapshot(worker, store, query).await?.extent(&table, column).await?)
-}
-
-fn check_positions(table: &Table, mut positions: impl Iterator<Item = usize>) -> Result<(), Told> {
-    match positions.find(|position| *position >= table.columns.len()) {
-        Some(position) => Err(told(format!("a worker asks for column {position} of {}", table.name))),
-        None => Ok(()),
+    tables: &[Table],
+    table: &str,
+    asked: Asked,
+) -> Result<Scanned, Told> {
+    let table = tables.iter().find(|known| known.name == table);
+    let table = table.ok_or_else(|| told("a worker asks for a table that there is not"))?;
+    let positions: Vec<usize> = match &asked {
+        Asked::Rows(wanted) => {
+            wanted.columns.iter().copied().chain(wanted.bounds.iter().map(|bound| bound.column)).collect()
+        }
+        Asked::Ends(column) => vec![*column],
+    };
+    if positions.iter().any(|position| *position >= table.columns.len()) {
+        return Err(told(format!("a worker asks for a column that {} does not have", table.name)));
+    }
+    // All scans of a query read one.
+    let snapshot = running.snapshot.get_or_try_init(|| store.snapshot(running.limit)).await?;
+    match asked {
+        Asked::Ends(column) => Ok(Scanned::Ends(snapshot.extent(table, column).await?)),
+        Asked::Rows(wanted) => {
+            let body = wire::encoded(&snapshot.rows(table, &wanted).await?).map_err(told)?;
+            if body.len() <= wire::SCAN_MAX {
+                return Ok(Scanned::Rows(body));
+            }
+            let why = format!("the query reads more than {} MiB of {}", wire::SCAN_MAX >> 20, table.name);
+            Err(Told::new(Blame::Query, "TG-SCAN-BYTES", why).hint("read fewer columns or rows"))
+        }
     }
 }

@@ -4,7 +4,7 @@
 //!  u32 length of the head · u32 length of the body · head (JSON) · body (an Arrow IPC stream, or nothing)
 //! ```
 
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -22,8 +22,10 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The longest head: a query's text and parameters are far shorter.
 const HEAD_MAX: usize = 8 << 20;
-/// The longest body: what one scan of a table may give.
-const BODY_MAX: usize = 1 << 30;
+/// The longest body to a worker: what one scan of a table may give.
+pub const SCAN_MAX: usize = 1 << 30;
+/// The longest body from a worker: some rows of an answer.
+pub const ROWS_MAX: usize = 8 << 20;
 
 /// From the api.
 #[derive(Debug, Serialize, Deserialize)]
@@ -84,6 +86,8 @@ pub struct Ask {
     pub parameters: Parameters,
     /// Rows of the answer.
     pub rows: usize,
+    /// Bytes of the answer.
+    pub bytes: usize,
     /// Memory for its sorts, joins and groups.
     pub memory: usize,
     /// What time it is.
@@ -192,12 +196,14 @@ impl Told {
         self
     }
 
-    /// As the engine's code has it, on its way through the query engine: codes are texts there that live for ever.
+    /// As the query engine hands it through, whose codes are texts that live for ever.
     pub fn into_error(self) -> Error {
-        let message = format!("{}: {}", self.code, self.message);
-        let error = match self.blame {
-            Blame::Query => Error::query("TG-QUERY-SCAN", message),
-            Blame::Wait | Blame::Us => Error::wait("TG-QUERY-SCAN", message),
+        let code = SCAN_CODES.iter().find(|code| **code == self.code).copied();
+        let error = match (self.blame, code) {
+            (Blame::Query, Some(code)) => Error::query(code, self.message),
+            (Blame::Wait, Some(code)) => Error::wait(code, self.message),
+            (Blame::Us, Some(code)) => Error::configuration(code, self.message),
+            (_, None) => Error::bug(format!("{}: {}", self.code, self.message)),
         };
         match self.hint {
             Some(hint) => error.hint(hint),
@@ -205,6 +211,19 @@ impl Told {
         }
     }
 }
+
+/// What a scan may fail with.
+const SCAN_CODES: [&str; 9] = [
+    "TG-DATABASE",
+    "TG-DATABASE-ACCESS",
+    "TG-DATABASE-CHANGED",
+    "TG-DATABASE-UNREACHABLE",
+    "TG-DATABASE-URL",
+    "TG-QUERY-CANCELLED",
+    "TG-SCAN-BYTES",
+    "TG-SCAN-ROWS",
+    "TG-SCHEMA-VERSION",
+];
 
 /// A frame, ready to be written.
 pub fn frame(head: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
@@ -218,24 +237,44 @@ pub fn frame(head: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
+/// How long the parts of a frame are, unless they are longer than may be.
+fn lengths(prefix: [u8; 8], body_max: usize) -> io::Result<(usize, usize)> {
+    let [a, b, c, d, e, f, g, h] = prefix;
+    let (head, body) = (u32::from_le_bytes([a, b, c, d]) as usize, u32::from_le_bytes([e, f, g, h]) as usize);
+    if head > HEAD_MAX || body > body_max {
+        return Err(io::Error::other(format!("a frame of {head} and {body} bytes")));
+    }
+    Ok((head, body))
+}
+
 /// The next frame; none at the end.
-pub async fn read<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(T, Vec<u8>)>> {
-    let mut lengths = [0; 8];
-    match from.read_exact(&mut lengths).await {
+pub async fn read<T: DeserializeOwned>(
+    from: &mut (impl AsyncRead + Unpin),
+    body_max: usize,
+) -> io::Result<Option<(T, Vec<u8>)>> {
+    let mut prefix = [0; 8];
+    match from.read_exact(&mut prefix).await {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         read => read?,
     };
-    let length = |at: usize| {
-        let bytes = [lengths[at], lengths[at + 1], lengths[at + 2], lengths[at + 3]];
-        u32::from_le_bytes(bytes) as usize
-    };
-    let (head, body) = (length(0), length(4));
-    if head > HEAD_MAX || body > BODY_MAX {
-        return Err(io::Error::other(format!("a frame of {head} and {body} bytes")));
-    }
+    let (head, body) = lengths(prefix, body_max)?;
     let (mut heads, mut bodies) = (vec![0; head], vec![0; body]);
     from.read_exact(&mut heads).await?;
     from.read_exact(&mut bodies).await?;
+    Ok(Some((serde_json::from_slice(&heads)?, bodies)))
+}
+
+/// The same for a thread that has nothing else to do.
+pub fn read_blocking<T: DeserializeOwned>(from: &mut impl Read, body_max: usize) -> io::Result<Option<(T, Vec<u8>)>> {
+    let mut prefix = [0; 8];
+    match from.read_exact(&mut prefix) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    let (head, body) = lengths(prefix, body_max)?;
+    let (mut heads, mut bodies) = (vec![0; head], vec![0; body]);
+    from.read_exact(&mut heads)?;
+    from.read_exact(&mut bodies)?;
     Ok(Some((serde_json::from_slice(&heads)?, bodies)))
 }
 

@@ -3,8 +3,9 @@
 //! It has no database, no settings and no secret: what it needs of the views' tables it asks of the api.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,10 +18,9 @@ use tidegate_engine::error::{Error, Result};
 use tidegate_engine::sql::guard;
 use tidegate_engine::sql::planned::Table;
 use tidegate_engine::store::{Snapshot, Wanted};
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinError};
 
 use super::limits;
 use super::wire::{self, Ask, Blame, FromWorker, ToWorker, Told};
@@ -39,21 +39,22 @@ pub const WINDOW: usize = 4;
 /// Plans nest as deep as expressions do.
 const STACK_BYTES: usize = 16 << 20;
 
-/// Runs until the api closes the socket, which is its standard input.
+/// Rows on their way have at most so many bytes, but for a single one that is longer.
+const SLICE_BYTES: usize = 2 << 20;
+
+/// Runs until the api closes the socket, which is its standard input. Two threads compute; this one only listens, so that
+/// it hears the end however they are occupied.
 pub fn run(options: &Options) -> ExitCode {
     // What a panic says may hold values of somebody's rows.
-    std::panic::set_hook(Box::new(|panic| tracing::debug!("a query panicked at {:?}", panic.location())));
+    std::panic::set_hook(Box::new(|panic| tracing::warn!("a query panicked at {}", place(panic))));
     let served = limits::lower(options.address_space).and_then(|()| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_stack_size(STACK_BYTES)
-            .enable_all()
+            .enable_time()
             .build()?;
-        let served = runtime.block_on(async {
-            let socket = StdUnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-            socket.set_nonblocking(true)?;
-            serve(UnixStream::from_std(socket)?).await
-        });
+        let socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+        let served = serve(socket, &runtime);
         // A query that still computes is not waited for.
         runtime.shutdown_background();
         served
@@ -65,6 +66,10 @@ pub fn run(options: &Options) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn place(panic: &std::panic::PanicHookInfo<'_>) -> String {
+    panic.location().map_or_else(String::new, ToString::to_string)
 }
 
 /// What answers a scan.
@@ -146,19 +151,21 @@ struct Running {
     room: Arc<Semaphore>,
 }
 
-async fn serve(socket: UnixStream) -> std::io::Result<()> {
-    let (mut from, mut to) = socket.into_split();
+fn serve(mut from: UnixStream, runtime: &Runtime) -> std::io::Result<()> {
+    let mut to = from.try_clone()?;
     let (frames, mut outgoing) = mpsc::channel::<Vec<u8>>(16);
-    let writer = tokio::spawn(async move {
-        while let Some(frame) = outgoing.recv().await {
-            to.write_all(&frame).await?;
+    std::thread::Builder::new().name("frames".to_string()).spawn(move || {
+        while let Some(frame) = outgoing.blocking_recv() {
+            // An api that is gone is heard of by the thread that listens.
+            if to.write_all(&frame).is_err() {
+                return;
+            }
         }
-        std::io::Result::Ok(())
-    });
+    })?;
     let line = Arc::new(Line { frames, scans: Mutex::default(), next: AtomicU64::new(0) });
     let mut tables: Vec<Arc<Table>> = Vec::new();
     let mut running: HashMap<u64, Running> = HashMap::new();
-    while let Some((head, body)) = wire::read::<ToWorker>(&mut from).await? {
+    while let Some((head, body)) = wire::read_blocking::<ToWorker>(&mut from, wire::SCAN_MAX)? {
         running.retain(|_, query| !query.task.is_finished());
         match head {
             ToWorker::Table { name, key_of, nullable } => {
@@ -168,9 +175,9 @@ async fn serve(socket: UnixStream) -> std::io::Result<()> {
             ToWorker::Run { query, ask } => {
                 let room = Arc::new(Semaphore::new(WINDOW));
                 let tables = tables.iter().map(|table| table.as_ref().clone()).collect();
-                let work = tokio::spawn(answer(line.clone(), tables, query, ask, room.clone()));
+                let work = runtime.spawn(answer(line.clone(), tables, query, ask, room.clone()));
                 running.insert(query, Running { task: work.abort_handle(), room });
-                tokio::spawn(end(line.clone(), query, work));
+                runtime.spawn(end(line.clone(), query, work));
             }
             ToWorker::More { query } => {
                 if let Some(running) = running.get(&query) {
@@ -187,7 +194,6 @@ async fn serve(socket: UnixStream) -> std::io::Result<()> {
             ToWorker::Refused { scan, why } => line.resolve(scan, Scanned::Refused(why)),
         }
     }
-    writer.abort();
     Ok(())
 }
 
@@ -196,17 +202,25 @@ async fn end(line: Arc<Line>, query: u64, work: tokio::task::JoinHandle<Result<b
     let head = match work.await {
         Ok(Ok(truncated)) => FromWorker::End { query, truncated },
         Ok(Err(error)) => FromWorker::Failed { query, why: error.into() },
-        Err(ended) if ended.is_panic() => {
-            let why =
-                Told::new(Blame::Query, "TG-QUERY-DATA", "a value of the query grew beyond what the engine can hold");
-            FromWorker::Failed { query, why: why.hint("make its texts and lists shorter") }
-        }
+        Err(ended) if ended.is_panic() => FromWorker::Failed { query, why: panicked(ended) },
         Err(_) => {
             FromWorker::Failed { query, why: Told::new(Blame::Query, "TG-QUERY-CANCELLED", "the query was cancelled") }
         }
     };
     // An api that is gone ends us by itself.
     let _ = line.say(&head, &[]).await;
+}
+
+/// What a panic was about: arrow has no error for a text or list that outgrows its offsets.
+fn panicked(ended: JoinError) -> Told {
+    let payload = ended.into_panic();
+    let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+    if text.is_some_and(|text| text.contains("overflow") || text.contains("capacity")) {
+        let why = "a value of the query grew beyond what the engine can hold";
+        return Told::new(Blame::Query, "TG-QUERY-DATA", why).hint("make its texts and lists shorter");
+    }
+    Told::new(Blame::Us, "TG-INTERNAL", "the query engine panicked")
+        .hint("the api's log has the place; please report it")
 }
 
 /// Sends the answer; whether it was cut at the limit.
@@ -218,10 +232,28 @@ async fn answer(line: Arc<Line>, tables: Vec<Table>, number: u64, ask: Ask, room
     let mut rows = query(&tables, &snapshot, &asked, limits, ask.now_us).await?;
     let head = wire::encoded(&RecordBatch::new_empty(rows.schema()))?;
     line.say(&FromWorker::Head { query: number }, &head).await?;
+    let mut left = ask.bytes;
     while let Some(batch) = rows.next().await? {
-        let turn = room.acquire().await.map_err(|_| Error::bug("the window is closed"))?;
-        turn.forget();
-        line.say(&FromWorker::Batch { query: number }, &wire::encoded(&batch)?).await?;
+        let bytes = batch.get_array_memory_size().max(1);
+        let step =
+            (batch.num_rows().saturating_mul(SLICE_BYTES) / bytes).clamp(batch.num_rows().min(64), batch.num_rows());
+        for from in (0..batch.num_rows()).step_by(step) {
+            let slice = batch.slice(from, step.min(batch.num_rows() - from));
+            let body = wire::encoded(&slice)?;
+            if body.len() > left.min(wire::ROWS_MAX) {
+                let (what, most) = if body.len() > left {
+                    ("the answer has", ask.bytes)
+                } else {
+                    ("some rows of the answer have", wire::ROWS_MAX)
+                };
+                let error = Error::query("TG-QUERY-BYTES", format!("{what} more than {} MiB", most >> 20));
+                return Err(error.hint("select fewer or shorter columns, or set limit"));
+            }
+            left -= body.len();
+            let turn = room.acquire().await.map_err(|_| Error::bug("the window is closed"))?;
+            turn.forget();
+            line.say(&FromWorker::Batch { query: number }, &body).await?;
+        }
     }
     Ok(rows.truncated)
 }

@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tidegate_bench::local::process::Process;
-use tidegate_bench::local::wait_until;
+use tidegate_bench::local::{TempDir, wait_until};
 
 use crate::asking::{Client, api_with, children, get};
-use crate::engine::Engine;
-use crate::world::{World, shared};
+use crate::engine::{Engine, tidegate};
+use crate::world::{World, repository, shared};
+
+/// A database without anything in it.
+const NO_DATABASE: &str = "sqlite:/nonexistent/tidegate.db";
 
 const EXAMPLE: [&str; 3] = ["stream_metrics_minute", "stream_state", "talk_5_minutes"];
 
@@ -132,7 +135,7 @@ fn answers_are_exact_in_every_form() {
 #[test]
 fn a_refusal_says_what_where_and_what_to_do() {
     let _servers = shared();
-    let (_api, listen) = api_with("sqlite:/nonexistent/tidegate.db", "", &[]);
+    let (_api, listen) = api_with(NO_DATABASE, "", &[]);
     let client = Client::new(&listen);
     let body = client.sql("SELECT stream_id,\n  chat_mesages FROM stream_metrics_minute").json();
     assert_eq!(body["code"], "TG-SQL-COLUMN", "{body}");
@@ -179,7 +182,7 @@ fn a_refusal_says_what_where_and_what_to_do() {
 #[test]
 fn who_says_nothing_is_not_waited_for() {
     let _servers = shared();
-    let (_api, listen) = api_with("sqlite:/nonexistent/tidegate.db", "", &[]);
+    let (_api, listen) = api_with(NO_DATABASE, "", &[]);
     let open = |text: &str| {
         let mut stream = TcpStream::connect(&listen).unwrap();
         stream.write_all(text.as_bytes()).unwrap();
@@ -219,7 +222,7 @@ fn the_token_is_asked_for_and_never_told() {
     for path in
         ["/prometheus", "/api/v1/sql?sql=SELECT%20*%20FROM%20stream_state", "/api/v1/sql?sql=EXPLAIN%20SELECT%201"]
     {
-        assert!(!client.get(path, &given).text().contains("canary-7"), "{path}");
+        assert!(!client.get(path, &given).text().contains("canary"), "{path}");
     }
     let workers = workers(&api);
     assert_eq!(workers.len(), 2);
@@ -236,8 +239,7 @@ fn the_token_is_asked_for_and_never_told() {
 #[test]
 fn a_query_that_does_not_end_is_ended() {
     let _servers = shared();
-    let (api, listen) =
-        api_with("sqlite:/nonexistent/tidegate.db", "", &[("TIDEGATE__ADHOC__WORKER_MEMORY", "268435456")]);
+    let (api, listen) = api_with(NO_DATABASE, "", &[("TIDEGATE__ADHOC__WORKER_MEMORY", "268435456")]);
     let client = Client::new(&listen);
     let alive = |what: &str| {
         let asked = Instant::now();
@@ -256,21 +258,30 @@ fn a_query_that_does_not_end_is_ended() {
     alive("a timeout");
 
     // Out of memory, one way or the other.
+    let wide: Vec<String> = (0..10).map(|n| format!("concat('{}', d{}.x) AS c{n}", "x".repeat(100), n % 7)).collect();
+    let wide = wide.join(", ");
     for (sql, expected) in [
         (growing(30), "TG-QUERY-MEMORY"),
         (over(9, "string_agg(concat('some text', d0.x, d1.x), '')", ""), "TG-QUERY-MEMORY"),
         (over(9, "row_number() OVER (ORDER BY d8.x, d0.x)", ""), "TG-QUERY-MEMORY"),
-        (
-            over(7, "*, concat('a', d0.x), concat('b', d1.x), concat('c', d2.x), concat('d', d3.x)", ""),
-            "TG-QUERY-BYTES",
-        ),
+        (over(7, &wide, ""), "TG-QUERY-BYTES"),
     ] {
         let reply = client.ask(&json!({"sql": sql}));
         assert_eq!(reply.refusal(), (400, expected.to_string()), "{}", reply.text());
         alive(&reply.text());
     }
 
+    // What the parser reads again and again, and values that stand in many places.
+    let reread = format!("SELECT * FROM {}", "(SELECT 1 FROM (((".repeat(15));
+    let reply = client.ask(&json!({"sql": reread, "timeout_ms": 1_000}));
+    assert!([400, 504].contains(&reply.status), "{}", reply.text());
+    let values =
+        json!({"sql": format!("SELECT 1 IN ({})", vec!["$1"; 9_000].join(",")), "params": ["x".repeat(900_000)]});
+    assert_eq!(client.ask(&values).refusal(), (400, "TG-QUERY-COMPLEX".to_string()));
+    alive("texts that grow");
+
     // Cancelled by name.
+    let begun = used(&workers(&api));
     let id = "6f1c0a52-6f0e-4b39-9f5e-1a2b3c4d5e6f";
     std::thread::scope(|scope| {
         let asked = scope.spawn(|| {
@@ -278,6 +289,12 @@ fn a_query_that_does_not_end_is_ended() {
             Client::new(&listen).post("/api/v1/sql", &headers, endless().as_bytes()).refusal()
         });
         let path = format!("/api/v1/sql/{id}");
+        let twice = || {
+            let headers = [("content-type", "text/plain"), ("x-tidegate-query-id", id)];
+            client.post("/api/v1/sql", &headers, b"SELECT 1").refusal()
+        };
+        assert!(wait_until(Duration::from_secs(5), || used(&workers(&api)) > begun + 10), "it has not begun");
+        assert_eq!(twice(), (409, "TG-QUERY-ID".to_string()));
         assert!(wait_until(Duration::from_secs(5), || client.delete(&path).status == 204), "it cannot be cancelled");
         assert_eq!(asked.join().unwrap(), (409, "TG-QUERY-CANCELLED".to_string()));
     });
@@ -293,7 +310,7 @@ fn a_query_that_does_not_end_is_ended() {
     )
     .unwrap();
     let begun = used(&workers(&api));
-    assert!(wait_until(Duration::from_secs(5), || used(&workers(&api)) > begun + 20), "it has not begun");
+    assert!(wait_until(Duration::from_secs(15), || used(&workers(&api)) > begun + 10), "it has not begun");
     drop(gone);
     assert!(come_to_rest(&api, Duration::from_secs(3)), "it goes on without anybody");
     alive("a client that went away");
@@ -302,12 +319,90 @@ fn a_query_that_does_not_end_is_ended() {
 }
 
 #[test]
+fn a_query_that_ran_beside_a_greedy_one_is_told_to_ask_again() {
+    let _servers = shared();
+    let (_api, listen) = api_with(NO_DATABASE, "", &[("TIDEGATE__ADHOC__WORKER_MEMORY", "268435456")]);
+    let ask = |sql: String| Client::new(&listen).ask(&json!({"sql": sql, "timeout_ms": 10_000})).refusal();
+    std::thread::scope(|scope| {
+        let beside: Vec<_> = (0..2).map(|_| scope.spawn(|| ask(endless()))).collect();
+        std::thread::sleep(Duration::from_secs(1));
+        let again = (503, "TG-QUERY-WORKER".to_string());
+        assert_eq!(ask(growing(30)), again, "nobody knows whose fault it is");
+        let told: Vec<_> = beside.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert!(told.contains(&again) && told.contains(&(504, "TG-QUERY-TIMEOUT".to_string())), "{told:?}");
+    });
+}
+
+/// Whoever does not read holds up nobody else.
+#[test]
+fn an_answer_that_nobody_reads_gives_its_turn_back() {
+    let _servers = shared();
+    let (_api, listen) = api_with(NO_DATABASE, "", &[("TIDEGATE__ADHOC__TIMEOUT_MS", "3000")]);
+    let sql = over(5, "*, concat('a long text, so that many lines do not fit into the socket', d0.x) AS text", "");
+    let sql: String = form_urlencoded::byte_serialize(sql.replace("*,", "d0.x AS a, d1.x AS b,").as_bytes()).collect();
+    let stalled: Vec<TcpStream> = (0..4)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&listen).unwrap();
+            write!(stream, "GET /api/v1/sql?format=jsonl&sql={sql} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).unwrap();
+            assert_eq!(&head, b"HTTP/1.1 200", "{}", String::from_utf8_lossy(&head));
+            stream
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(4));
+    let asked = Instant::now();
+    assert_eq!(Client::new(&listen).sql("SELECT 1").status, 200);
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    for mut stream in stalled {
+        let mut rest = Vec::new();
+        // It is cut off: the last chunk, which says that all is there, does not come.
+        let _ = stream.read_to_end(&mut rest);
+        assert!(!rest.ends_with(b"0\r\n\r\n"), "it looks whole");
+    }
+}
+
+#[test]
+fn workers_end_with_their_api() {
+    let _servers = shared();
+    let (mut api, listen) = api_with(NO_DATABASE, "", &[]);
+    let left = workers(&api);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut stream = TcpStream::connect(&listen).unwrap();
+                let sql: String = form_urlencoded::byte_serialize(endless().as_bytes()).collect();
+                write!(stream, "GET /api/v1/sql?sql={sql} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+                // Until it breaks off.
+                let _ = stream.read_to_end(&mut Vec::new());
+            });
+        }
+        assert!(wait_until(Duration::from_secs(15), || used(&left) > 100), "nothing runs");
+        api.kill9();
+    });
+    let gone = || left.iter().all(|pid| !std::path::Path::new(&format!("/proc/{pid}/stat")).exists());
+    assert!(wait_until(Duration::from_secs(2), gone), "a worker has outlived its api");
+}
+
+#[test]
+fn an_empty_token_file_opens_no_door() {
+    let dir = TempDir::new("token").unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "\n").unwrap();
+    let mut command = tidegate();
+    command.args(["api", "--queries"]).arg(repository().join("queries")).env("DATABASE_URL", NO_DATABASE);
+    let output = command.env("TIDEGATE__API__TOKEN_FILE", &file).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && told.contains("api.token_file: its file is empty"), "{told}");
+}
+
+#[test]
 fn more_queries_than_may_wait_are_told_so() {
     let _servers = shared();
-    let (_api, listen) = api_with("sqlite:/nonexistent/tidegate.db", "", &[]);
+    let (_api, listen) = api_with(NO_DATABASE, "", &[]);
     let replies: Vec<(u16, String, String)> = std::thread::scope(|scope| {
         let ask = || {
-            let reply = Client::new(&listen).ask(&json!({"sql": endless(), "timeout_ms": 2_000}));
+            let reply = Client::new(&listen).ask(&json!({"sql": endless(), "timeout_ms": 6_000}));
             let (status, code) = reply.refusal();
             (status, code, reply.header("retry-after").to_string())
         };

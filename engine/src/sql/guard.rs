@@ -1,7 +1,8 @@
 //! What people may ask ad hoc, decided before anything is planned.
 //!
 //! ```text
-//!  text ─► size ─► tokens: one statement, read only ─► tree: forms, functions, tables, size ─► Asked
+//!  text ─ look ─► size · tokens: one statement, read only, how deep ─ check ─► tree: forms, functions, tables, size ─► Asked
+//!         └ in the api                                                └ in a worker: the parser itself can be made to run for ever
 //! ```
 //!
 //! A plain SELECT can abort a process or plan for hours (`docs/decisions/0012-workers-for-ad-hoc-sql.md`). What is
@@ -44,6 +45,13 @@ const ARMS_MAX: usize = 200;
 /// Tables read, where each use of a CTE counts what it reads.
 const TABLES_MAX: u64 = 256;
 
+/// Brackets within each other.
+const BRACKETS_MAX: usize = 64;
+/// Brackets within each other behind words such as CAST, which the parser reads twice where it cannot read them once.
+const FORMS_MAX: usize = 8;
+/// Bytes of the values that are put where parameters stand.
+const FILLED_MAX: usize = 4 << 20;
+
 /// Enough for a tree as deep as there may be operators.
 const STACK_BYTES: usize = 64 << 20;
 
@@ -61,6 +69,13 @@ pub enum Given {
 }
 
 impl Given {
+    fn len(&self) -> usize {
+        match self {
+            Self::Null | Self::Boolean(_) => 0,
+            Self::Number(text) | Self::Text(text) => text.len(),
+        }
+    }
+
     fn expr(&self) -> Expr {
         let value = |value: Value| Expr::Value(value.with_empty_span());
         match self {
@@ -133,15 +148,14 @@ impl Asked {
     }
 }
 
-/// Reads a text of which nothing is known. `tables` are those that there are.
+/// Looks at a text of which nothing is known, in a time that its length bounds.
+pub fn look(text: &str) -> Result<()> {
+    one_statement(text).map(drop)
+}
+
+/// Reads a text, with values for its parameters. `tables` are those that there are. It may take for ever: the process must
+/// be one that can be ended.
 pub fn check(text: &str, parameters: &Parameters, tables: &[&str]) -> Result<Asked> {
-    if text.len() > TEXT_MAX {
-        return Err(Error::query(
-            "TG-QUERY-TEXT",
-            format!("the query has {} bytes; the limit is {TEXT_MAX}", text.len()),
-        )
-        .hint("send long lists of values as a join with VALUES, or in several queries"));
-    }
     let tokens = one_statement(text)?;
     let walk = || read(tokens, parameters, tables);
     let walked = std::thread::scope(|scope| {
@@ -181,6 +195,11 @@ const OTHERS: &str = "abort alter analyze attach backup begin call cancel checkp
 
 /// The tokens of the one statement of a text, if it is one that reads.
 fn one_statement(text: &str) -> Result<Vec<TokenWithSpan>> {
+    if text.len() > TEXT_MAX {
+        let why = format!("the query has {} bytes; the limit is {TEXT_MAX}", text.len());
+        let hint = "send long lists of values as a join with VALUES, or in several queries";
+        return Err(Error::query("TG-QUERY-TEXT", why).hint(hint));
+    }
     let mut all = Vec::new();
     if let Err(error) = Tokenizer::new(&DIALECT, text).tokenize_with_location_into_buf(&mut all) {
         let place = error.location;
@@ -206,7 +225,6 @@ fn one_statement(text: &str) -> Result<Vec<TokenWithSpan>> {
                 return Err(at(error.hint("leave the word out"), token));
             }
         }
-        // `EXPLAIN (…) SELECT` has options, `EXPLAIN (SELECT …)` has none.
         first = tokens[1..].iter().find(|token| token.token != Token::LParen).unwrap_or(first);
         next = 2;
     }
@@ -232,7 +250,51 @@ fn one_statement(text: &str) -> Result<Vec<TokenWithSpan>> {
     if operators > OPERATORS_MAX {
         return Err(complex(format!("the query has {operators} operators; the limit is {OPERATORS_MAX}")));
     }
+    check_brackets(&tokens)?;
     Ok(tokens)
+}
+
+/// Words behind which a bracket is read in a way of its own, and then again as that of a function.
+const FORMS: &str = "array case cast ceil convert exists extract floor interval map match not nullable overlay position \
+    safe_cast struct substr substring trim try_cast tuple";
+
+/// Refuses brackets that the parser would take too deep a stack or too long for.
+fn check_brackets(tokens: &[TokenWithSpan]) -> Result<()> {
+    let is_form = |token: Option<&TokenWithSpan>| {
+        token.is_some_and(|token| FORMS.split_whitespace().any(|form| is_word(token, form)))
+    };
+    // Whether each open bracket stands behind such a word.
+    let (mut open, mut forms): (Vec<bool>, usize) = (Vec::new(), 0);
+    for (index, token) in tokens.iter().enumerate() {
+        let before = index.checked_sub(1).and_then(|before| tokens.get(before));
+        match token.token {
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                let form = is_form(before);
+                forms += usize::from(form);
+                open.push(form);
+            }
+            Token::RParen | Token::RBracket | Token::RBrace => {
+                forms -= usize::from(open.pop().unwrap_or_default());
+            }
+            // Without a bracket, for as long as they follow each other.
+            _ if is_form(Some(token)) && is_form(before) && !is_word(token, "exists") => {
+                let many = tokens[index..].iter().take_while(|token| is_form(Some(token))).count();
+                if many > FORMS_MAX {
+                    return Err(at(complex(format!("more than {FORMS_MAX} words in a row begin a form")), token));
+                }
+            }
+            _ => {}
+        }
+        if open.len() > BRACKETS_MAX {
+            let why = format!("there are more than {BRACKETS_MAX} brackets within each other");
+            return Err(at(complex(why), token));
+        }
+        if forms > FORMS_MAX {
+            let why = format!("there are more than {FORMS_MAX} forms such as CAST within each other");
+            return Err(at(complex(why), token));
+        }
+    }
+    Ok(())
 }
 
 fn is_word(token: &TokenWithSpan, word: &str) -> bool {
@@ -294,7 +356,7 @@ fn read(tokens: Vec<TokenWithSpan>, parameters: &Parameters, tables: &[&str]) ->
     if let ControlFlow::Break(error) = Visit::visit(&query, &mut walk) {
         return Err(error);
     }
-    let mut filling = Filling { parameters };
+    let mut filling = Filling { parameters, filled: 0 };
     if let ControlFlow::Break(error) = VisitMut::visit(&mut query, &mut filling) {
         return Err(error);
     }
@@ -304,6 +366,8 @@ fn read(tokens: Vec<TokenWithSpan>, parameters: &Parameters, tables: &[&str]) ->
 /// Puts values where parameters stand.
 struct Filling<'a> {
     parameters: &'a Parameters,
+    /// Bytes that have been put in: a value may stand in many places.
+    filled: usize,
 }
 
 impl VisitorMut for Filling<'_> {
@@ -315,7 +379,14 @@ impl VisitorMut for Filling<'_> {
         {
             let name = written.trim_start_matches(['$', ':', '@']);
             match self.parameters.get(name).or_else(|| self.parameters.get(&name.to_lowercase())) {
-                Some(given) => *expr = given.expr(),
+                Some(given) => {
+                    self.filled += given.len();
+                    if self.filled > FILLED_MAX {
+                        let why = format!("the parameters put more than {} MiB into the query", FILLED_MAX >> 20);
+                        return ControlFlow::Break(complex(why));
+                    }
+                    *expr = given.expr();
+                }
                 None => {
                     let place = value.span.start;
                     let error = Error::query("TG-SQL-PARAMETER", format!("parameter {written} has no value"))
@@ -442,6 +513,11 @@ impl Visitor for Walk<'_> {
             return stop(error);
         }
         let ctes = query.with.iter().flat_map(|with| &with.cte_tables);
+        // The planner would find it under the name of a table of a schema.
+        if let Some(dotted) = ctes.clone().find(|cte| cte.alias.name.value.contains('.')) {
+            let error = Error::query("TG-QUERY-UNSUPPORTED", format!("the name {} has a dot", dotted.alias.name));
+            return stop(at_ident(error.hint("give it another name"), Some(&dotted.alias.name)));
+        }
         let bodies = ctes.map(|cte| (std::ptr::from_ref(cte.query.as_ref()), normal(&cte.alias.name))).collect();
         self.queries.push(Open { bodies, ctes: HashMap::new(), tables: 0 });
         ControlFlow::Continue(())
@@ -460,14 +536,60 @@ impl Visitor for Walk<'_> {
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> Walked {
-        if select.into.is_some() {
+        // Every clause by its name: what the planner passes over in silence would make a wrong answer.
+        let Select {
+            select_token: _,
+            optimizer_hints,
+            distinct: _,
+            select_modifiers,
+            top,
+            top_before_distinct: _,
+            projection,
+            exclude,
+            into,
+            from: _,
+            lateral_views,
+            prewhere,
+            selection: _,
+            connect_by,
+            group_by,
+            cluster_by,
+            distribute_by,
+            sort_by,
+            having: _,
+            named_window: _,
+            qualify: _,
+            window_before_qualify: _,
+            value_table_mode,
+            flavor,
+        } = select;
+        if into.is_some() {
             return stop(read_only("SELECT INTO is not answered".to_string()));
         }
-        if select.projection.len() > COLUMNS_MAX {
-            return stop(complex(format!(
-                "the query selects {} columns; the limit is {COLUMNS_MAX}",
-                select.projection.len()
-            )));
+        let modified = match group_by {
+            ast::GroupByExpr::All(modifiers) | ast::GroupByExpr::Expressions(_, modifiers) => !modifiers.is_empty(),
+        };
+        let odd = [
+            (!optimizer_hints.is_empty(), "a hint"),
+            (select_modifiers.as_ref().is_some_and(ast::SelectModifiers::is_any_set), "a modifier of SELECT"),
+            (top.is_some(), "TOP"),
+            (exclude.is_some(), "EXCLUDE"),
+            (!lateral_views.is_empty(), "LATERAL VIEW"),
+            (prewhere.is_some(), "PREWHERE"),
+            (!connect_by.is_empty(), "CONNECT BY"),
+            (modified, "GROUP BY … WITH"),
+            (!cluster_by.is_empty(), "CLUSTER BY"),
+            (!distribute_by.is_empty(), "DISTRIBUTE BY"),
+            (!sort_by.is_empty(), "SORT BY"),
+            (value_table_mode.is_some(), "AS STRUCT"),
+            (!matches!(flavor, ast::SelectFlavor::Standard), "FROM before SELECT"),
+        ];
+        if let Some((_, what)) = odd.iter().find(|(found, _)| *found) {
+            return stop(Error::query("TG-QUERY-UNSUPPORTED", format!("{what} is not supported in a query")));
+        }
+        if projection.len() > COLUMNS_MAX {
+            let why = format!("the query selects {} columns; the limit is {COLUMNS_MAX}", projection.len());
+            return stop(complex(why));
         }
         let joins = joins(&select.from);
         if joins > JOINS_MAX {
@@ -574,6 +696,10 @@ mod tests {
     use super::*;
 
     fn code(text: &str) -> String {
+        // The api looks only; a worker looks and reads.
+        if let Err(error) = look(text) {
+            return error.code.to_string();
+        }
         match check(text, &Parameters::new(), &["minutes", "viewers"]) {
             Ok(_) => "ok".to_string(),
             Err(error) => error.code.to_string(),
@@ -628,6 +754,9 @@ mod tests {
             ("SELECT pg_catalog.version()", "TG-QUERY-FUNCTION"),
             ("WITH RECURSIVE a AS (SELECT 1 UNION ALL SELECT * FROM a) SELECT * FROM a", "TG-QUERY-UNSUPPORTED"),
             ("SELECT * FROM minutes TABLESAMPLE BERNOULLI (1)", "TG-QUERY-UNSUPPORTED"),
+            ("SELECT count(*) FROM minutes PREWHERE x > 5", "TG-QUERY-UNSUPPORTED"),
+            ("SELECT a FROM minutes GROUP BY a WITH ROLLUP", "TG-QUERY-UNSUPPORTED"),
+            ("WITH \"public.minutes\" AS (SELECT 1) SELECT * FROM public.minutes", "TG-QUERY-UNSUPPORTED"),
             ("", "TG-SQL-SYNTAX"),
             ("SELECT 1 FROM", "TG-SQL-SYNTAX"),
             ("SELECT 1 2", "TG-SQL-SYNTAX"),
@@ -670,8 +799,15 @@ mod tests {
             (format!("SELECT 1{}", " IS NULL".repeat(1_900)), "TG-QUERY-COMPLEX"),
             (format!("SELECT x{}", "[1]".repeat(1_900)), "TG-QUERY-COMPLEX"),
             (format!("SELECT {}1{}", "(".repeat(30_000), ")".repeat(30_000)), "TG-QUERY-COMPLEX"),
-            // The parser reads a word again as a name where it goes too deep.
-            (format!("SELECT {} true", "NOT ".repeat(1_900)), "TG-SQL-SYNTAX"),
+            (format!("SELECT {} true", "NOT ".repeat(1_900)), "TG-QUERY-COMPLEX"),
+            // What the parser reads twice at each level.
+            (format!("SELECT {}", "CAST(".repeat(45)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}", "NOT(".repeat(45)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {})", "INTERVAL ".repeat(40)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}'a'{}", "position(".repeat(30), ", 'b')".repeat(30)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT * FROM minutes MATCH_RECOGNIZE(PATTERN({}", "(".repeat(60_000)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT CAST(1 AS {}", "Map(".repeat(10_000)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT * FROM {}minutes{}", "(".repeat(65), ")".repeat(65)), "TG-QUERY-COMPLEX"),
             (format!("SELECT {}1{}", "abs(".repeat(3_000), ")".repeat(3_000)), "TG-QUERY-COMPLEX"),
             (vec!["SELECT 1"; 200].join(" UNION ALL "), "ok"),
             (vec!["SELECT 1"; 201].join(" UNION ALL "), "TG-QUERY-COMPLEX"),
@@ -687,6 +823,13 @@ mod tests {
         ] {
             assert_eq!(code(&text), expected, "{}", &text[..text.len().min(80)]);
         }
+    }
+
+    #[test]
+    fn values_that_stand_in_many_places_are_counted() {
+        let given = Parameters::from([("1".to_string(), Given::Text("x".repeat(1 << 20)))]);
+        let text = format!("SELECT 1 IN ({})", ["$1"; 5].join(","));
+        assert_eq!(check(&text, &given, &[]).expect_err("5 MiB").code, "TG-QUERY-COMPLEX");
     }
 
     #[test]

@@ -31,7 +31,8 @@ impl PostgresSnapshot {
         let begun = async {
             let reader = store.reader().await?;
             // What nobody waits for any more must end on the server too.
-            let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout =";
+            let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL client_connection_check_interval = 1000; \
+                SET LOCAL statement_timeout =";
             reader.session.batch(&format!("{begin} {}", limit.as_millis().max(1))).await?;
             Ok::<Reader, Error>(reader)
         };
