@@ -13,20 +13,24 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Neighbour {
     agent: ureq::Agent,
     address: String,
+    token: String,
 }
 
 impl Neighbour {
-    /// The api that listens there.
-    pub fn at(address: &str) -> Self {
+    /// The api that listens there, and the token that it asks for, which may be empty.
+    pub fn at(address: &str, token: &str) -> Self {
         let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).build();
-        Self { agent: config.new_agent(), address: address.to_string() }
+        Self { agent: config.new_agent(), address: address.to_string(), token: token.to_string() }
     }
 
     /// What it answers: status and text.
     pub fn get(&self, path: &str) -> Result<(u16, String), String> {
         let url = format!("http://{}{path}", self.address);
         let told = |error: ureq::Error| format!("{url}: {error}");
-        let mut answer = self.agent.get(&url).call().map_err(told)?;
+        let asked = self.agent.get(&url);
+        let asked =
+            if self.token.is_empty() { asked } else { asked.header("Authorization", format!("Bearer {}", self.token)) };
+        let mut answer = asked.call().map_err(told)?;
         let text = answer.body_mut().read_to_string().map_err(told)?;
         Ok((answer.status().as_u16(), text))
     }

@@ -95,7 +95,7 @@ async fn smoke(config: Option<&Path>, settings: &Settings, options: &Options) ->
         api = free_address()?;
         started = Some(Started::begin(config, options, brokers, &api)?);
     }
-    let api = Neighbour::at(&api);
+    let api = Neighbour::at(&api, &settings.api.token);
     let mut database =
         PgConnection::connect(&settings.store.url).await.map_err(|error| format!("no database: {error}"))?;
     let of_topic = |source: &&PlannedSource| source.source.options.topic == options.topic;

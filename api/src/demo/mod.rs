@@ -139,7 +139,9 @@ fn demo(options: &Options) -> Result<(), String> {
     let asked = Catalog { endpoints: catalog.endpoints.clone(), gauges: catalog.gauges.clone(), ..Catalog::default() };
     let running = Engine::start_on(log, store.clone(), catalog, &settings, runtime.handle(), false).map_err(told)?;
     let queries = options.queries.display().to_string();
-    let variables = [("TIDEGATE__STORE__URL", settings.store.url.as_str()), ("TIDEGATE_LOG", "error")];
+    let url = settings.store.url.as_str();
+    // Whoever tries it out need not know a token of elsewhere.
+    let variables = [("TIDEGATE__STORE__URL", url), ("TIDEGATE__API__TOKEN", ""), ("TIDEGATE_LOG", "error")];
     let mut api = Running::start("api", &["api", "--queries", &queries, "--listen", &options.listen], &variables)?;
 
     let written = Arc::new(Written::default());
@@ -169,7 +171,7 @@ fn demo(options: &Options) -> Result<(), String> {
         std::thread::sleep(Duration::from_millis(50));
     }
     // While the engine still runs, as its users ask.
-    for told in Neighbour::at(&options.listen).ask_all(&asked)? {
+    for told in Neighbour::at(&options.listen, "").ask_all(&asked)? {
         println!("{told}");
     }
     running.stop();

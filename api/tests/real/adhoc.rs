@@ -13,7 +13,7 @@ use crate::engine::{Engine, tidegate};
 use crate::world::{World, repository, shared};
 
 /// A database without anything in it.
-const NO_DATABASE: &str = "sqlite:/nonexistent/tidegate.db";
+pub const NO_DATABASE: &str = "sqlite:/nonexistent/tidegate.db";
 
 const EXAMPLE: [&str; 3] = ["stream_metrics_minute", "stream_state", "talk_5_minutes"];
 
@@ -39,7 +39,7 @@ fn growing(levels: usize) -> String {
 }
 
 /// The processes of an api that run queries.
-fn workers(api: &Process) -> Vec<i32> {
+pub fn workers(api: &Process) -> Vec<i32> {
     children(api.pid())
 }
 

@@ -11,6 +11,7 @@ mod edges;
 mod embedded;
 mod engine;
 mod golden;
+mod hostile;
 mod invariants;
 mod kill_points;
 mod oracle;

@@ -49,6 +49,8 @@ const TABLES_MAX: u64 = 256;
 const BRACKETS_MAX: usize = 64;
 /// Brackets within each other behind words such as CAST, which the parser reads twice where it cannot read them once.
 const FORMS_MAX: usize = 8;
+/// CASE within each other.
+const CASES_MAX: usize = 24;
 /// Bytes of the values that are put where parameters stand.
 const FILLED_MAX: usize = 4 << 20;
 
@@ -264,7 +266,7 @@ fn check_brackets(tokens: &[TokenWithSpan]) -> Result<()> {
         token.is_some_and(|token| FORMS.split_whitespace().any(|form| is_word(token, form)))
     };
     // Whether each open bracket stands behind such a word.
-    let (mut open, mut forms): (Vec<bool>, usize) = (Vec::new(), 0);
+    let (mut open, mut forms, mut cases): (Vec<bool>, usize, usize) = (Vec::new(), 0, 0);
     for (index, token) in tokens.iter().enumerate() {
         let before = index.checked_sub(1).and_then(|before| tokens.get(before));
         match token.token {
@@ -276,6 +278,8 @@ fn check_brackets(tokens: &[TokenWithSpan]) -> Result<()> {
             Token::RParen | Token::RBracket | Token::RBrace => {
                 forms -= usize::from(open.pop().unwrap_or_default());
             }
+            _ if is_word(token, "case") => cases += 1,
+            _ if is_word(token, "end") => cases = cases.saturating_sub(1),
             // Without a bracket, for as long as they follow each other.
             _ if is_form(Some(token)) && is_form(before) && !is_word(token, "exists") => {
                 let many = tokens[index..].iter().take_while(|token| is_form(Some(token))).count();
@@ -288,6 +292,9 @@ fn check_brackets(tokens: &[TokenWithSpan]) -> Result<()> {
         if open.len() > BRACKETS_MAX {
             let why = format!("there are more than {BRACKETS_MAX} brackets within each other");
             return Err(at(complex(why), token));
+        }
+        if cases > CASES_MAX {
+            return Err(at(complex(format!("there are more than {CASES_MAX} CASE within each other")), token));
         }
         if forms > FORMS_MAX {
             let why = format!("there are more than {FORMS_MAX} forms such as CAST within each other");
@@ -800,6 +807,8 @@ mod tests {
             (format!("SELECT x{}", "[1]".repeat(1_900)), "TG-QUERY-COMPLEX"),
             (format!("SELECT {}1{}", "(".repeat(30_000), ")".repeat(30_000)), "TG-QUERY-COMPLEX"),
             (format!("SELECT {} true", "NOT ".repeat(1_900)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}1{}", "CASE WHEN true THEN ".repeat(100), " END".repeat(100)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}1{}", "CASE WHEN true THEN ".repeat(20), " END".repeat(20)), "ok"),
             // What the parser reads twice at each level.
             (format!("SELECT {}", "CAST(".repeat(45)), "TG-QUERY-COMPLEX"),
             (format!("SELECT {}", "NOT(".repeat(45)), "TG-QUERY-COMPLEX"),
