@@ -126,6 +126,9 @@ impl Default for ApiSettings {
     }
 }
 
+/// Health, endpoints and gauges need sessions as well.
+const ADHOC_RUNNING_MAX: usize = 6;
+
 /// Queries that people ask ad hoc.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -234,6 +237,11 @@ impl Settings {
             ("adhoc.rows_max", self.adhoc.rows_max as u64, 1),
             ("adhoc.worker_memory", self.adhoc.worker_memory as u64, 64 << 20),
         ];
+        if self.adhoc.running > ADHOC_RUNNING_MAX {
+            let why = format!("adhoc.running is {}, and must be at most {ADHOC_RUNNING_MAX}", self.adhoc.running);
+            let hint = "each query has a session of the database, of which there are 8 for all questions";
+            return Err(Error::configuration("TG-SETTING", why).hint(hint));
+        }
         match least.iter().find(|(_, value, least)| value < least) {
             None => Ok(()),
             Some((name, value, least)) => {

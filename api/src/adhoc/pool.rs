@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::AssertUnwindSafe;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
+use futures::FutureExt;
 use tidegate_engine::settings::AdHocSettings;
 use tidegate_engine::sql::planned::Table;
 use tidegate_engine::store::{Snapshot, Store, Wanted};
@@ -459,7 +461,13 @@ fn begin(worker: &Arc<Worker>, threads: &Handle, query: u64, scan: u64, of: Scan
     let (store, tables, table, asked) = (of.store.clone(), of.tables.clone(), of.table, of.asked);
     let task = threads.spawn(async move {
         let Ok(turn) = worker.turns.clone().acquire_owned().await else { return };
-        match scanned(&reading, &store, &tables, &table, asked).await {
+        let read = AssertUnwindSafe(scanned(&reading, &store, &tables, &table, asked)).catch_unwind().await;
+        // Arrow has no error for a column that outgrows its offsets.
+        let too_long = |_| {
+            let why = format!("the query reads more of {table} than can be held");
+            Err(Told::new(Blame::Query, "TG-SCAN-BYTES", why).hint("read fewer columns or rows"))
+        };
+        match read.unwrap_or_else(too_long) {
             Ok(Scanned::Rows(body)) => worker.say(&ToWorker::Rows { scan }, &body, Some(turn)),
             Ok(Scanned::Ends(ends)) => worker.say(&ToWorker::Ends { scan, ends }, &[], Some(turn)),
             Err(why) => worker.say(&ToWorker::Refused { scan, why }, &[], Some(turn)),

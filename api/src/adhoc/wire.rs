@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// The longest head: a query's text and parameters are far shorter.
 const HEAD_MAX: usize = 8 << 20;
 /// The longest body to a worker: what one scan of a table may give.
-pub const SCAN_MAX: usize = 1 << 30;
+pub const SCAN_MAX: usize = 256 << 20;
 /// The longest body from a worker: some rows of an answer.
 pub const ROWS_MAX: usize = 8 << 20;
 
@@ -171,8 +171,15 @@ pub enum Blame {
     Us,
 }
 
+/// The longest message: a library may quote a whole value.
+const MESSAGE_MAX: usize = 4 << 10;
+
 impl From<Error> for Told {
-    fn from(error: Error) -> Self {
+    fn from(mut error: Error) -> Self {
+        if error.message.len() > MESSAGE_MAX {
+            error.message.truncate(error.message.floor_char_boundary(MESSAGE_MAX));
+            error.message.push('…');
+        }
         let blame = match error.kind {
             Kind::FixQuery => Blame::Query,
             Kind::Wait => Blame::Wait,

@@ -10,7 +10,9 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
 use clap::Args;
 use tidegate_engine::ask::adhoc::{Limits, query};
@@ -230,30 +232,99 @@ async fn answer(line: Arc<Line>, tables: Vec<Table>, number: u64, ask: Ask, room
     let snapshot: Arc<dyn Snapshot> = Arc::new(Remote { line: line.clone(), query: number });
     let limits = Limits { rows: ask.rows, memory: ask.memory };
     let mut rows = query(&tables, &snapshot, &asked, limits, ask.now_us).await?;
-    let head = wire::encoded(&RecordBatch::new_empty(rows.schema()))?;
+    let schema = plain(&rows.schema());
+    let head = wire::encoded(&RecordBatch::new_empty(schema.clone()))?;
     line.say(&FromWorker::Head { query: number }, &head).await?;
     let mut left = ask.bytes;
     while let Some(batch) = rows.next().await? {
-        let bytes = batch.get_array_memory_size().max(1);
-        let step =
-            (batch.num_rows().saturating_mul(SLICE_BYTES) / bytes).clamp(batch.num_rows().min(64), batch.num_rows());
-        for from in (0..batch.num_rows()).step_by(step) {
-            let slice = batch.slice(from, step.min(batch.num_rows() - from));
-            let body = wire::encoded(&slice)?;
-            if body.len() > left.min(wire::ROWS_MAX) {
-                let (what, most) = if body.len() > left {
-                    ("the answer has", ask.bytes)
-                } else {
-                    ("some rows of the answer have", wire::ROWS_MAX)
-                };
-                let error = Error::query("TG-QUERY-BYTES", format!("{what} more than {} MiB", most >> 20));
-                return Err(error.hint("select fewer or shorter columns, or set limit"));
+        let mut parts = vec![batch];
+        while let Some(part) = parts.pop() {
+            let (count, bytes) = (part.num_rows(), shown_bytes(&part));
+            if bytes > SLICE_BYTES && count > 1 {
+                parts.extend([part.slice(count / 2, count - count / 2), part.slice(0, count / 2)]);
+                continue;
             }
-            left -= body.len();
+            let columns = part.columns().iter().zip(schema.fields());
+            let columns = columns.map(|(column, field)| cast(column, field.data_type())).collect::<Result<_, _>>();
+            let row_count = RecordBatchOptions::new().with_row_count(Some(count));
+            // One that is too long is not copied first.
+            let body = if bytes > wire::ROWS_MAX {
+                None
+            } else {
+                let part = RecordBatch::try_new_with_options(schema.clone(), columns?, &row_count)?;
+                Some(wire::encoded(&part)?).filter(|body| body.len() <= wire::ROWS_MAX)
+            };
+            let Some(body) = body else {
+                let why = format!("a row of the answer has more than {} MiB", wire::ROWS_MAX >> 20);
+                return Err(Error::query("TG-QUERY-BYTES", why).hint("select fewer or shorter columns"));
+            };
+            left = left.checked_sub(body.len()).ok_or_else(|| {
+                Error::query("TG-QUERY-BYTES", format!("the answer has more than {} MiB", ask.bytes >> 20))
+                    .hint("select fewer columns, or set limit")
+            })?;
             let turn = room.acquire().await.map_err(|_| Error::bug("the window is closed"))?;
             turn.forget();
             line.say(&FromWorker::Batch { query: number }, &body).await?;
         }
     }
     Ok(rows.truncated)
+}
+
+/// The same columns in forms whose values are not shared: a part of them then has its own bytes and no others.
+fn plain(schema: &SchemaRef) -> SchemaRef {
+    fn of(data_type: &DataType) -> DataType {
+        match data_type {
+            DataType::Utf8View => DataType::Utf8,
+            DataType::BinaryView => DataType::Binary,
+            DataType::Dictionary(_, values) => of(values),
+            DataType::List(field) => {
+                DataType::List(Arc::new(field.as_ref().clone().with_data_type(of(field.data_type()))))
+            }
+            DataType::Struct(fields) => {
+                let plain = fields.iter().map(|field| field.as_ref().clone().with_data_type(of(field.data_type())));
+                DataType::Struct(plain.collect())
+            }
+            other => other.clone(),
+        }
+    }
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_data_type(of(field.data_type())));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// The bytes of the values that a part of a batch shows, whatever it holds besides.
+fn shown_bytes(part: &RecordBatch) -> usize {
+    // The low half of a view begins with its length.
+    let of_views = |views: &[u128]| views.iter().map(|view| 16 + (*view as u32) as usize).sum::<usize>();
+    let shown = |column: &ArrayRef| match column.data_type() {
+        DataType::Utf8View => of_views(column.as_string_view().views()),
+        DataType::BinaryView => of_views(column.as_binary_view().views()),
+        _ => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
+    };
+    part.columns().iter().map(shown).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{DictionaryArray, Int32Array, StringArray, StringViewArray};
+
+    use super::*;
+
+    #[test]
+    fn a_part_has_its_own_bytes_and_no_others() {
+        let text = |n: usize| format!("a text that is too long to stand in a view, {n}");
+        let views: ArrayRef = Arc::new(StringViewArray::from_iter_values((0..100_000).map(text)));
+        let values = Arc::new(StringArray::from_iter_values((0..50_000).map(text)));
+        let keys = Int32Array::from_iter_values((0..100_000).map(|n| n % 50_000));
+        let dictionary: ArrayRef = Arc::new(DictionaryArray::new(keys, values));
+        let batch = RecordBatch::try_from_iter([("v", views), ("d", dictionary)]).unwrap();
+        let part = batch.slice(50_000, 10);
+        assert!(wire::encoded(&part).unwrap().len() > 1 << 20, "it shares no more");
+        let schema = plain(&batch.schema());
+        let columns = part.columns().iter().zip(schema.fields());
+        let columns = columns.map(|(column, field)| cast(column, field.data_type()).unwrap()).collect();
+        let encoded = wire::encoded(&RecordBatch::try_new(schema, columns).unwrap()).unwrap();
+        assert!(encoded.len() < 10_000, "{}", encoded.len());
+        let views = part.project(&[0]).unwrap();
+        assert!((500..1_000).contains(&shown_bytes(&views)), "{}", shown_bytes(&views));
+    }
 }

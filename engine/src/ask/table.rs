@@ -11,6 +11,7 @@ use arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::datasource::TableType;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::MemoryConsumer;
@@ -30,6 +31,9 @@ use datafusion::scalar::ScalarValue;
 
 use crate::sql::planned::{Table, TableColumn};
 use crate::store::{Bound, BoundValue, Comparison, Snapshot, Wanted};
+
+/// The longest text that a condition of the store compares with.
+const TEXT_BOUND_MAX: usize = 4 << 10;
 
 /// A view's table in a snapshot.
 pub struct ViewTable {
@@ -142,7 +146,8 @@ fn bound_value(column: &TableColumn, value: &ScalarValue) -> Option<BoundValue> 
             }
         }
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
-            value.try_as_str().flatten().filter(|text| !text.contains('\0')).map(|text| BoundValue::Text(text.into()))
+            let text = value.try_as_str().flatten().filter(|text| !text.contains('\0') && text.len() <= TEXT_BOUND_MAX);
+            text.map(|text| BoundValue::Text(text.into()))
         }
         _ => None,
     }
@@ -244,7 +249,8 @@ impl ExecutionPlan for Scan {
         let stream = futures::stream::try_unfold((Some(scan), memory), |(scan, memory)| async move {
             let Some(scan) = scan else { return Ok(None) };
             let rows = scan.read().await?;
-            memory.try_grow(rows.get_array_memory_size())?;
+            // Columns that came over a socket share one allocation.
+            memory.try_grow(get_record_batch_memory_size(&rows))?;
             Ok(Some((rows, (None, memory))))
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))

@@ -27,13 +27,17 @@ pub struct PostgresSnapshot {
 impl PostgresSnapshot {
     /// Begins it.
     pub async fn begin(store: &Postgres, limit: Duration) -> Result<Self> {
+        // Between its questions an answer may compute for as long as it has.
+        let idle = limit.as_millis() + 5_000;
         let limit = limit.min(store.timeout);
         let begun = async {
             let reader = store.reader().await?;
             // What nobody waits for any more must end on the server too.
             let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL client_connection_check_interval = 1000; \
                 SET LOCAL statement_timeout =";
-            reader.session.batch(&format!("{begin} {}", limit.as_millis().max(1))).await?;
+            let limit = limit.as_millis().max(1);
+            let begin = format!("{begin} {limit}; SET LOCAL idle_in_transaction_session_timeout = {idle}");
+            reader.session.batch(&begin).await?;
             Ok::<Reader, Error>(reader)
         };
         let reader = deadline(limit, begun).await??;
