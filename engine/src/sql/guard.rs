@@ -331,7 +331,6 @@ fn nests(token: &Token) -> bool {
         | Token::NationalStringLiteral(_)
         | Token::HexStringLiteral(_)
         | Token::Placeholder(_)
-        | Token::RBracket
         | Token::Comma
         | Token::Period
         | Token::LParen
@@ -687,6 +686,12 @@ impl Visitor for Walk<'_> {
         if self.literals > LITERALS_MAX {
             return stop(complex(format!("the query has more than {LITERALS_MAX} literals")));
         }
+        // Flat here, and one within the other in a plan.
+        if let Expr::CompoundFieldAccess { access_chain, .. } = expr
+            && access_chain.len() > BRACKETS_MAX
+        {
+            return stop(complex(format!("more than {BRACKETS_MAX} fields of fields are read")));
+        }
         if let Expr::Function(function) = expr {
             let parts: Vec<&Ident> = function.name.0.iter().filter_map(|part| part.as_ident()).collect();
             let name = parts.last().map(|part| normal(part)).unwrap_or_default();
@@ -815,6 +820,7 @@ mod tests {
             (format!("SELECT 1{}", "::int".repeat(1_900)), "TG-QUERY-COMPLEX"),
             (format!("SELECT 1{}", " IS NULL".repeat(1_900)), "TG-QUERY-COMPLEX"),
             (format!("SELECT x{}", "[1]".repeat(1_900)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT x{}", "[1]".repeat(100)), "TG-QUERY-COMPLEX"),
             (format!("SELECT {}1{}", "(".repeat(30_000), ")".repeat(30_000)), "TG-QUERY-COMPLEX"),
             (format!("SELECT {} true", "NOT ".repeat(1_900)), "TG-QUERY-COMPLEX"),
             (format!("SELECT {}1{}", "CASE WHEN true THEN ".repeat(100), " END".repeat(100)), "TG-QUERY-COMPLEX"),
