@@ -122,10 +122,19 @@ async fn observed(State(shared): State<Arc<Shared>>, request: Request, next: Nex
 
 /// An error as RFC 9457 has it.
 pub fn problem(status: StatusCode, code: &str, detail: &str, hint: Option<&str>) -> Response {
-    let body = json!({
+    problem_of(status, &problem_body(status, code, detail, hint))
+}
+
+/// What such an error says; more members may be added to it.
+pub fn problem_body(status: StatusCode, code: &str, detail: &str, hint: Option<&str>) -> Value {
+    json!({
         "type": "about:blank", "title": status.canonical_reason(), "status": status.as_u16(),
         "code": code, "detail": detail, "hint": hint,
-    });
+    })
+}
+
+/// The answer that says so.
+pub fn problem_of(status: StatusCode, body: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
 }
 

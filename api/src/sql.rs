@@ -24,9 +24,10 @@ use tidegate_engine::sql::guard::{Given, Parameters};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::adhoc::format::{self, Format};
+use crate::adhoc::format::{self, EXACT_DIGITS, Format};
 use crate::adhoc::wire::{Blame, Told};
 use crate::adhoc::{AdHoc, Answer, Request};
+use crate::router::{problem, problem_body, problem_of};
 
 /// The longest body: a text of the longest query as JSON, and parameters.
 const BODY_MAX: usize = 1 << 20;
@@ -180,9 +181,7 @@ fn parameters(params: Option<Value>) -> Result<Parameters, Told> {
     Ok(parameters)
 }
 
-/// Digits of a decimal number that JSON's readers keep.
-const EXACT_DIGITS: usize = 15;
-
+/// How many digits a number has.
 fn digits(number: &serde_json::Number) -> usize {
     let text = number.to_string();
     text.split('e').next().unwrap_or_default().trim_end_matches(".0").bytes().filter(u8::is_ascii_digit).count()
@@ -307,11 +306,7 @@ fn lines(mut answer: Answer, asked_limit: bool) -> Body {
 
 /// What an error says.
 fn body(why: &Told, id: Option<Uuid>) -> Value {
-    let status = status(why);
-    let mut body = json!({
-        "type": "about:blank", "title": status.canonical_reason(), "status": status.as_u16(),
-        "code": why.code, "detail": why.message, "hint": why.hint,
-    });
+    let mut body = problem_body(status(why), &why.code, &why.message, why.hint.as_deref());
     if let Some((line, column)) = why.place {
         body["line"] = line.into();
         body["column"] = column.into();
@@ -343,8 +338,7 @@ fn refused(why: &Told, id: Uuid) -> Response {
     if why.blame == Blame::Us {
         tracing::error!("query {id}: {}: {}", why.code, why.message);
     }
-    let media = [(header::CONTENT_TYPE, "application/problem+json")];
-    let mut response = (status(why), media, body(why, Some(id)).to_string()).into_response();
+    let mut response = problem_of(status(why), &body(why, Some(id)));
     if why.blame == Blame::Wait {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
@@ -359,9 +353,5 @@ async fn cancel(State(adhoc): State<Arc<AdHoc>>, Path(id): Path<String>) -> Resp
     if adhoc.cancel(id) {
         return StatusCode::NO_CONTENT.into_response();
     }
-    let why = json!({
-        "type": "about:blank", "title": "Not Found", "status": 404, "code": "TG-QUERY-ID",
-        "detail": format!("there is no query {id}"), "hint": "it may have ended", "query_id": id.to_string(),
-    });
-    (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "application/problem+json")], why.to_string()).into_response()
+    problem(StatusCode::NOT_FOUND, "TG-QUERY-ID", &format!("there is no query {id}"), Some("it may have ended"))
 }

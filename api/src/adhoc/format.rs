@@ -214,7 +214,7 @@ fn parquet(schema: &SchemaRef, batches: &[RecordBatch], out: &mut Capped) -> Res
 /// Integers that a JSON reader can hold exactly.
 const EXACT_MAX: u64 = 1 << 53;
 /// Digits that it can hold exactly.
-const EXACT_DIGITS: usize = 15;
+pub const EXACT_DIGITS: usize = 15;
 
 /// Writes numbers that a reader would round as texts, and times as RFC 3339 with microseconds where they have any.
 #[derive(Debug)]

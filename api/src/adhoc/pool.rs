@@ -28,7 +28,7 @@ use super::worker::WINDOW;
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How long a cancelled query may go on before its worker is ended.
-pub const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(2);
 
 /// How long a query waits for a worker while all are being replaced.
 const REPLACED_WITHIN: Duration = Duration::from_secs(5);

@@ -5,7 +5,6 @@
 //! ```
 
 use std::io::{self, Read};
-use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -310,7 +309,7 @@ pub fn table(table: &Table) -> Result<(ToWorker, Vec<u8>), ArrowError> {
 }
 
 /// The table that a worker was told of.
-pub fn told_table(name: String, key_of: &[Option<usize>], nullable: &[bool], schema: &SchemaRef) -> Arc<Table> {
+pub fn told_table(name: String, key_of: &[Option<usize>], nullable: &[bool], schema: &SchemaRef) -> Table {
     let columns = schema.fields().iter().zip(key_of).zip(nullable);
     let column = |((field, key_of), nullable): ((&arrow::datatypes::FieldRef, &Option<usize>), &bool)| TableColumn {
         name: field.name().clone(),
@@ -318,5 +317,5 @@ pub fn told_table(name: String, key_of: &[Option<usize>], nullable: &[bool], sch
         key_of: *key_of,
         nullable: *nullable,
     };
-    Arc::new(Table { name, columns: columns.map(column).collect() })
+    Table { name, columns: columns.map(column).collect() }
 }

@@ -165,7 +165,7 @@ fn serve(mut from: UnixStream, runtime: &Runtime) -> std::io::Result<()> {
         }
     })?;
     let line = Arc::new(Line { frames, scans: Mutex::default(), next: AtomicU64::new(0) });
-    let mut tables: Vec<Arc<Table>> = Vec::new();
+    let mut tables: Vec<Table> = Vec::new();
     let mut running: HashMap<u64, Running> = HashMap::new();
     while let Some((head, body)) = wire::read_blocking::<ToWorker>(&mut from, wire::SCAN_MAX)? {
         running.retain(|_, query| !query.task.is_finished());
@@ -176,8 +176,7 @@ fn serve(mut from: UnixStream, runtime: &Runtime) -> std::io::Result<()> {
             }
             ToWorker::Run { query, ask } => {
                 let room = Arc::new(Semaphore::new(WINDOW));
-                let tables = tables.iter().map(|table| table.as_ref().clone()).collect();
-                let work = runtime.spawn(answer(line.clone(), tables, query, ask, room.clone()));
+                let work = runtime.spawn(answer(line.clone(), tables.clone(), query, ask, room.clone()));
                 running.insert(query, Running { task: work.abort_handle(), room });
                 runtime.spawn(end(line.clone(), query, work));
             }

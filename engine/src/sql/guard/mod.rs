@@ -1,0 +1,386 @@
+//! What people may ask ad hoc, decided before anything is planned.
+//!
+//! ```text
+//!  text ─ look ─► size · tokens: one statement, read only, how deep ─ check ─► tree: forms, functions, tables, size ─► Asked
+//!         └ in the api                                                └ in a worker: the parser itself can be made to run for ever
+//! ```
+//!
+//! A plain SELECT can abort a process or plan for hours (`docs/decisions/0012-workers-for-ad-hoc-sql.md`). What is
+//! known to do so is refused here, by the name of the limit; what is not known ends with the worker that runs it.
+//! The tree is walked on a thread whose stack holds the deepest one that its tokens allow.
+
+mod tokens;
+mod tree;
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use datafusion::execution::context::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::sql::parser::Statement;
+use futures::executor::block_on;
+use serde::{Deserialize, Serialize};
+use sqlparser::ast::{self, Expr, Query, Value, VisitMut, VisitorMut};
+use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::TokenWithSpan;
+
+use super::explain::{self, Relation};
+use super::names;
+use super::names::Named;
+use super::text::DIALECT;
+use crate::error::{Error, Result};
+use tokens::one_statement;
+
+pub use tokens::TEXT_MAX;
+
+/// Bytes of the values that are put where parameters stand.
+const FILLED_MAX: usize = 4 << 20;
+
+/// Enough for a tree as deep as there may be operators.
+const STACK_BYTES: usize = 64 << 20;
+
+/// A value of a parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Given {
+    /// `NULL`.
+    Null,
+    /// `TRUE` or `FALSE`.
+    Boolean(bool),
+    /// A number as it was written.
+    Number(String),
+    /// A text, which may stand for a time or a decimal as well.
+    Text(String),
+}
+
+impl Given {
+    fn len(&self) -> usize {
+        match self {
+            Self::Null | Self::Boolean(_) => 0,
+            Self::Number(text) | Self::Text(text) => text.len(),
+        }
+    }
+
+    fn expr(&self) -> Expr {
+        let value = |value: Value| Expr::Value(value.with_empty_span());
+        match self {
+            Self::Null => value(Value::Null),
+            Self::Boolean(given) => value(Value::Boolean(*given)),
+            Self::Text(text) => value(Value::SingleQuotedString(text.clone())),
+            // A sign is an operator.
+            Self::Number(number) => match number.strip_prefix('-') {
+                Some(number) => Expr::UnaryOp {
+                    op: ast::UnaryOperator::Minus,
+                    expr: Box::new(value(Value::Number(number.to_string(), false))),
+                },
+                None => value(Value::Number(number.clone(), false)),
+            },
+        }
+    }
+}
+
+/// Values by the names of their parameters: `1` for `$1`.
+pub type Parameters = HashMap<String, Given>;
+
+/// A statement that may be planned.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    query: Box<Query>,
+    explain: bool,
+}
+
+impl Asked {
+    /// Whether its plan is asked for, and no rows.
+    pub fn is_explain(&self) -> bool {
+        self.explain
+    }
+
+    /// Its plan; or the first column that is not there, and the like.
+    pub fn plan(&self, state: &SessionState) -> Result<LogicalPlan> {
+        let named = Named { what: "the query", file: FILE, at: (1, 1), query: &self.query, relation: Relation::View };
+        let (plan, faults) = names::resolve(state, named);
+        // What planning refuses has the codes of views elsewhere.
+        let told =
+            |error: Error| Error { code: if error.code == "TG-SQL-VIEW" { "TG-QUERY" } else { error.code }, ..error };
+        let plan = faults.into_iter().next().map_or(plan, Err).map_err(told)?;
+        if !self.explain {
+            return Ok(plan);
+        }
+        let explained = block_on(state.statement_to_plan(self.explained()));
+        explained.map_err(|error| told(explain::explain(error, FILE, 1, 1, "the query", Relation::View)))
+    }
+
+    /// The statement that asks for its plan.
+    fn explained(&self) -> Statement {
+        Statement::Statement(Box::new(ast::Statement::Explain {
+            describe_alias: ast::DescribeAlias::Explain,
+            analyze: false,
+            verbose: false,
+            query_plan: false,
+            estimate: false,
+            statement: Box::new(ast::Statement::Query(self.query.clone())),
+            format: None,
+            options: None,
+        }))
+    }
+}
+
+/// Looks at a text of which nothing is known, in a time that its length bounds.
+pub fn look(text: &str) -> Result<()> {
+    one_statement(text).map(drop)
+}
+
+/// Reads a text, with values for its parameters. `tables` are those that there are. It may take for ever: the process must
+/// be one that can be ended.
+pub fn check(text: &str, parameters: &Parameters, tables: &[&str]) -> Result<Asked> {
+    let tokens = one_statement(text)?;
+    let walk = || read(tokens, parameters, tables);
+    let walked = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("guard".to_string()).stack_size(STACK_BYTES);
+        thread.spawn_scoped(scope, walk).map(std::thread::ScopedJoinHandle::join)
+    });
+    match walked {
+        Ok(Ok(asked)) => asked,
+        Ok(Err(_)) => Err(Error::bug("the thread that reads queries panicked")),
+        Err(error) => Err(Error::wait("TG-QUERY-BUSY", format!("no thread could be started: {error}"))),
+    }
+}
+
+/// What places are told of: people see line and column of their own text.
+const FILE: &str = "query";
+
+fn complex(message: String) -> Error {
+    Error::query("TG-QUERY-COMPLEX", message).hint("split it into several queries")
+}
+
+fn read_only(message: String) -> Error {
+    Error::query("TG-QUERY-READ-ONLY", message).hint("only SELECT, WITH, VALUES and EXPLAIN are answered here")
+}
+
+/// The tree of the tokens, with values for its parameters.
+fn read(tokens: Vec<TokenWithSpan>, parameters: &Parameters, tables: &[&str]) -> Result<Asked> {
+    let places: Vec<(u64, u64)> = tokens.iter().map(|token| (token.span.start.line, token.span.start.column)).collect();
+    let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(tokens);
+    let parsed = parser.parse_statement();
+    let (line, column) = places.get(parser.index().saturating_sub(1)).or(places.last()).copied().unwrap_or_default();
+    let statement = match parsed {
+        Ok(statement) if parser.index() >= places.len() => statement,
+        Ok(_) => {
+            let (line, column) = places.get(parser.index()).copied().unwrap_or((line, column));
+            return Err(Error::query("TG-SQL-SYNTAX", "the query should end here").at(FILE, line, column));
+        }
+        Err(ParserError::RecursionLimitExceeded) => {
+            return Err(complex("the query is nested too deeply; the limit is 50 levels".to_string()));
+        }
+        Err(ParserError::ParserError(message) | ParserError::TokenizerError(message)) => {
+            let message = message.split(" at Line:").next().unwrap_or(&message).to_string();
+            return Err(Error::query("TG-SQL-SYNTAX", message).at(FILE, line, column));
+        }
+    };
+    let (mut query, explain) = match statement {
+        ast::Statement::Query(query) => (query, false),
+        ast::Statement::Explain { statement, analyze: false, verbose: false, options: None, .. } => match *statement {
+            ast::Statement::Query(query) => (query, true),
+            _ => return Err(read_only("only queries are explained".to_string())),
+        },
+        ast::Statement::Explain { .. } => return Err(read_only("EXPLAIN has no options here".to_string())),
+        _ => return Err(read_only("this statement is not answered".to_string())),
+    };
+    tree::walk(&query, tables)?;
+    let mut filling = Filling { parameters, filled: 0 };
+    if let ControlFlow::Break(error) = VisitMut::visit(&mut query, &mut filling) {
+        return Err(error);
+    }
+    Ok(Asked { query, explain })
+}
+
+/// Puts values where parameters stand.
+struct Filling<'a> {
+    parameters: &'a Parameters,
+    /// Bytes that have been put in: a value may stand in many places.
+    filled: usize,
+}
+
+impl VisitorMut for Filling<'_> {
+    type Break = Error;
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        if let Expr::Value(value) = expr
+            && let Value::Placeholder(written) = &value.value
+        {
+            let name = written.trim_start_matches(['$', ':', '@']);
+            match self.parameters.get(name).or_else(|| self.parameters.get(&name.to_lowercase())) {
+                Some(given) => {
+                    self.filled += given.len();
+                    if self.filled > FILLED_MAX {
+                        let why = format!("the parameters put more than {} MiB into the query", FILLED_MAX >> 20);
+                        return ControlFlow::Break(complex(why));
+                    }
+                    *expr = given.expr();
+                }
+                None => {
+                    let place = value.span.start;
+                    let error = Error::query("TG-SQL-PARAMETER", format!("parameter {written} has no value"))
+                        .hint("send params: a list for $1, $2, …, or an object by name");
+                    return ControlFlow::Break(error.at(FILE, place.line, place.column));
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(text: &str) -> String {
+        // The api looks only; a worker looks and reads.
+        if let Err(error) = look(text) {
+            return error.code.to_string();
+        }
+        match check(text, &Parameters::new(), &["minutes", "levels"]) {
+            Ok(_) => "ok".to_string(),
+            Err(error) => error.code.to_string(),
+        }
+    }
+
+    fn told(text: &str) -> String {
+        check(text, &Parameters::new(), &["minutes", "levels"]).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn what_reads_may_be_asked() {
+        for text in [
+            "SELECT 1",
+            "select * from minutes;",
+            "(SELECT 1) UNION ALL (SELECT 2)",
+            "VALUES (1), (2)",
+            "EXPLAIN SELECT count(*) FROM minutes",
+            "WITH a AS (SELECT * FROM minutes) SELECT * FROM a JOIN levels v ON v.id = a.id",
+            "SELECT * FROM public.minutes WHERE x IN (SELECT y FROM levels) -- and so on",
+            "SELECT row_number() OVER (PARTITION BY a ORDER BY b), extract(hour FROM ts), trim(a), a::int FROM minutes",
+        ] {
+            assert_eq!(code(text), "ok", "{text}");
+        }
+    }
+
+    #[test]
+    fn what_writes_or_reads_elsewhere_is_refused_by_name() {
+        for (text, expected) in [
+            ("CREATE EXTERNAL TABLE p STORED AS CSV LOCATION '/etc/passwd'", "TG-QUERY-READ-ONLY"),
+            ("COPY minutes TO '/tmp/x'", "TG-QUERY-READ-ONLY"),
+            ("EXPLAIN ANALYZE COPY minutes TO '/tmp/x'", "TG-QUERY-READ-ONLY"),
+            ("EXPLAIN ANALYZE SELECT 1", "TG-QUERY-READ-ONLY"),
+            ("EXPLAIN VERBOSE SELECT 1", "TG-QUERY-READ-ONLY"),
+            ("EXPLAIN (ANALYZE) SELECT 1", "TG-QUERY-READ-ONLY"),
+            ("EXPLAIN INSERT INTO minutes VALUES (1)", "TG-QUERY-READ-ONLY"),
+            ("INSERT INTO minutes VALUES (1)", "TG-QUERY-READ-ONLY"),
+            ("WITH a AS (INSERT INTO minutes VALUES (1)) SELECT * FROM a", "TG-QUERY-READ-ONLY"),
+            ("SET datafusion.runtime.memory_limit = '100G'", "TG-QUERY-READ-ONLY"),
+            ("SHOW ALL", "TG-QUERY-READ-ONLY"),
+            ("SELECT * INTO x FROM minutes", "TG-QUERY-READ-ONLY"),
+            ("SELECT * FROM minutes FOR UPDATE", "TG-QUERY-READ-ONLY"),
+            ("SELECT 1; DROP TABLE minutes", "TG-QUERY-STATEMENTS"),
+            ("SELECT 1;;;", "TG-QUERY-STATEMENTS"),
+            ("SELECT * FROM '/etc/passwd'", "TG-QUERY-TABLE"),
+            ("SELECT * FROM \"/etc/passwd\"", "TG-QUERY-TABLE"),
+            ("SELECT * FROM information_schema.df_settings", "TG-QUERY-TABLE"),
+            ("SELECT * FROM read_csv('/etc/passwd')", "TG-QUERY-FUNCTION"),
+            ("SELECT * FROM generate_series(1, 1000000000)", "TG-QUERY-FUNCTION"),
+            ("SELECT repeat('x', 1500000000)", "TG-QUERY-FUNCTION"),
+            ("SELECT version()", "TG-QUERY-FUNCTION"),
+            ("SELECT pg_catalog.version()", "TG-QUERY-FUNCTION"),
+            ("WITH RECURSIVE a AS (SELECT 1 UNION ALL SELECT * FROM a) SELECT * FROM a", "TG-QUERY-UNSUPPORTED"),
+            ("SELECT * FROM minutes TABLESAMPLE BERNOULLI (1)", "TG-QUERY-UNSUPPORTED"),
+            ("SELECT count(*) FROM minutes PREWHERE x > 5", "TG-QUERY-UNSUPPORTED"),
+            ("SELECT a FROM minutes GROUP BY a WITH ROLLUP", "TG-QUERY-UNSUPPORTED"),
+            ("WITH \"public.minutes\" AS (SELECT 1) SELECT * FROM public.minutes", "TG-QUERY-UNSUPPORTED"),
+            ("", "TG-SQL-SYNTAX"),
+            ("SELECT 1 FROM", "TG-SQL-SYNTAX"),
+            ("SELECT 1 2", "TG-SQL-SYNTAX"),
+            ("SELECT $1", "TG-SQL-PARAMETER"),
+        ] {
+            assert_eq!(code(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_has_its_place_and_the_way_out() {
+        assert_eq!(
+            told("SELECT *\n  FROM minuts"),
+            "query:2:8: TG-QUERY-TABLE: there is no table minuts (did you mean minutes?)"
+        );
+        assert_eq!(
+            told("SELECT summ(x)"),
+            "query:1:8: TG-QUERY-FUNCTION: there is no function summ (did you mean sum?)"
+        );
+        assert_eq!(told("SELCT 1"), "query:1:1: TG-SQL-SYNTAX: a query cannot begin with selct (did you mean SELECT?)");
+    }
+
+    #[test]
+    fn what_would_not_plan_in_time_is_too_complex() {
+        let chain = |count: usize, operator: &str| vec!["1"; count].join(operator);
+        let doubled = |levels: usize| {
+            let ctes: Vec<String> = (1..=levels)
+                .map(|n| format!("c{n} AS (SELECT a.x FROM c{} a JOIN c{} b ON a.x = b.x)", n - 1, n - 1))
+                .collect();
+            format!("WITH c0 AS (SELECT x FROM minutes), {} SELECT * FROM c{levels}", ctes.join(", "))
+        };
+        for (text, expected) in [
+            (format!("SELECT {}", chain(400, "+")), "ok"),
+            (format!("SELECT {}", chain(600, "+")), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}", chain(20_000, "+")), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}", chain(600, " OR ")), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}", chain(600, " AND ")), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}", chain(600, "||")), "TG-QUERY-COMPLEX"),
+            (format!("SELECT 1{}", "::int".repeat(1_900)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT 1{}", " IS NULL".repeat(1_900)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT x{}", "[1]".repeat(1_900)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT x{}", "[1]".repeat(100)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}1{}", "(".repeat(30_000), ")".repeat(30_000)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {} true", "NOT ".repeat(1_900)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}1{}", "CASE WHEN true THEN ".repeat(100), " END".repeat(100)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}1{}", "CASE WHEN true THEN ".repeat(20), " END".repeat(20)), "ok"),
+            // What the parser reads twice at each level.
+            (format!("SELECT {}", "CAST(".repeat(45)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}", "NOT(".repeat(45)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {})", "INTERVAL ".repeat(40)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}'a'{}", "position(".repeat(30), ", 'b')".repeat(30)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT * FROM minutes MATCH_RECOGNIZE(PATTERN({}", "(".repeat(60_000)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT CAST(1 AS {}", "Map(".repeat(10_000)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT * FROM {}minutes{}", "(".repeat(65), ")".repeat(65)), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}1{}", "abs(".repeat(3_000), ")".repeat(3_000)), "TG-QUERY-COMPLEX"),
+            (vec!["SELECT 1"; 200].join(" UNION ALL "), "ok"),
+            (vec!["SELECT 1"; 201].join(" UNION ALL "), "TG-QUERY-COMPLEX"),
+            (vec!["SELECT 1"; 3_000].join(" UNION "), "TG-QUERY-COMPLEX"),
+            (format!("SELECT {}", vec!["x"; 1_001].join(", ")), "TG-QUERY-COMPLEX"),
+            (format!("SELECT * FROM minutes WHERE x IN ({})", vec!["1"; 9_000].join(",")), "ok"),
+            (format!("SELECT * FROM minutes WHERE x IN ({})", vec!["1"; 11_000].join(",")), "TG-QUERY-COMPLEX"),
+            (format!("SELECT * FROM {}", vec!["minutes"; 60].join(", ")), "TG-QUERY-COMPLEX"),
+            (format!("SELECT * FROM minutes WHERE x IN ({})", vec!["-1"; 9_000].join(",")), "TG-QUERY-COMPLEX"),
+            (format!("SELECT * FROM minutes WHERE x IN ({})", vec!["-1"; 3_000].join(",")), "ok"),
+            (doubled(7), "ok"),
+            (doubled(9), "TG-QUERY-COMPLEX"),
+            (doubled(22), "TG-QUERY-COMPLEX"),
+            (format!("SELECT '{}'", "x".repeat(TEXT_MAX)), "TG-QUERY-TEXT"),
+        ] {
+            assert_eq!(code(&text), expected, "{}", &text[..text.len().min(80)]);
+        }
+    }
+
+    #[test]
+    fn values_that_stand_in_many_places_are_counted() {
+        let given = Parameters::from([("1".to_string(), Given::Text("x".repeat(1 << 20)))]);
+        let text = format!("SELECT 1 IN ({})", ["$1"; 5].join(","));
+        assert_eq!(check(&text, &given, &[]).expect_err("5 MiB").code, "TG-QUERY-COMPLEX");
+    }
+
+    #[test]
+    fn parameters_are_values_and_never_sql() {
+        let mut given = Parameters::new();
+        given.insert("1".to_string(), Given::Text("'; DROP TABLE minutes; --".to_string()));
+        given.insert("n".to_string(), Given::Number("-3".to_string()));
+        let asked = check("SELECT * FROM minutes WHERE a = $1 AND b > $n", &given, &["minutes"]).expect("it reads");
+        assert_eq!(asked.query.to_string(), "SELECT * FROM minutes WHERE a = '''; DROP TABLE minutes; --' AND b > -3");
+    }
+}
