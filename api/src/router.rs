@@ -35,7 +35,7 @@ use tidegate_engine::store::Store;
 use tidegate_engine::time::{NONE, clock};
 use tokio::runtime::Handle;
 
-use crate::adhoc::AdHoc;
+use crate::adhoc::{AdHoc, Served};
 use crate::admit::{Admission, admit};
 use crate::declared::{self, Answers};
 use crate::sql;
@@ -80,7 +80,8 @@ pub fn router(
     let seconds = seconds.map_err(|error| error.to_string())?;
     registry.register(Box::new(seconds.clone())).map_err(|error| error.to_string())?;
     let tables: Vec<Table> = catalog.views.iter().map(|view| view.table.clone()).collect();
-    let adhoc = AdHoc::start(store.clone(), tables.clone(), settings.adhoc.clone(), &registry, threads.scans.clone());
+    let served = Served::new(&catalog, &settings.recent).map_err(|error| error.to_string())?;
+    let adhoc = AdHoc::start(store.clone(), served, settings.adhoc.clone(), &registry, threads.scans.clone());
     let adhoc = adhoc.map_err(|error| error.to_string())?;
     let answers = Answers::new(Asker::new(store.clone(), tables), threads.answers.clone());
     let endpoints = declared::routes(&answers, catalog.endpoints);

@@ -1,9 +1,16 @@
 //! The nouns that travel between the stages.
 
 use arrow::array::RecordBatch;
+use serde::{Deserialize, Serialize};
 
 /// Hidden columns that decode adds to every row, in this order, after the source's own.
 pub const HIDDEN: [&str; 3] = ["_partition", "_offset", "_wm"];
+
+/// When a row was written to a recent batch; the last column of what people may ask of a source.
+pub const INGESTED: &str = "_ingested_at";
+
+/// 0001-01-01 and 10000-01-01: years that every client can show.
+pub const TIME_RANGE_US: std::ops::Range<i64> = -62_135_596_800_000_000..253_402_300_800_000_000;
 
 /// Offsets of one partition, `[from, until)`. Ranges of consecutive epochs tile: no gap, no overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +21,22 @@ pub struct OffsetRange {
     pub from: i64,
     /// The first offset after it.
     pub until: i64,
+}
+
+/// Where a pipeline stands in a moment of the database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// Names the pipeline's life.
+    pub pipeline: String,
+    /// By partition: where it began, and the next offset.
+    pub partitions: Vec<(i32, i64, i64)>,
+}
+
+/// A name as that of a file: no two names may share one.
+pub fn file_name(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let of = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") };
+    name.bytes().map(of).collect()
 }
 
 /// A record that did not become a row, or a row that a view did not take.

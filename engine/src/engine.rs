@@ -89,6 +89,7 @@ impl Engine {
             stop: self.stop.clone(),
             until_caught_up,
             metrics,
+            recent: settings.recent.enabled.then(|| settings.recent.clone()),
         };
         let thread = std::thread::Builder::new().name(format!("pipeline {name}")).spawn({
             let name = name.clone();

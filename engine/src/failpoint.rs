@@ -11,13 +11,14 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 
 /// Every point, in the order in which an epoch and a recovery pass them.
-pub const POINTS: [&str; 18] = [
+pub const POINTS: [&str; 20] = [
     "takeover",
     "recover-loaded",
     "replay-mid",
     "read",
     "decoded",
     "aggregated",
+    "recent-written",
     "begun",
     "fenced",
     "upserted",
@@ -28,6 +29,7 @@ pub const POINTS: [&str; 18] = [
     "commit-unsent",
     "commit-sent",
     "commit-acked",
+    "recent-merged",
     "memory-advanced",
     "shutdown",
 ];

@@ -44,6 +44,7 @@ pub mod kafka;
 pub mod log;
 pub mod metrics;
 pub mod pipeline;
+pub mod recent;
 pub mod recovery;
 pub mod settings;
 pub mod show;

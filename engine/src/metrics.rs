@@ -21,6 +21,8 @@ pub struct Metrics {
     commit_seconds: HistogramVec,
     watermark: IntGaugeVec,
     ready: IntGaugeVec,
+    recent_bytes: IntGaugeVec,
+    recent_failures: IntCounterVec,
 }
 
 impl Metrics {
@@ -62,6 +64,12 @@ impl Metrics {
                     "tidegate_watermark_timestamp_seconds",
                     "The frontier: windows that end at or before it are final.",
                 )?,
+                recent_bytes: gauge("tidegate_recent_bytes", "Bytes of the files with recent batches.")?,
+                recent_failures: counter(
+                    "tidegate_recent_failures_total",
+                    "Times that recent batches could not be written or merged.",
+                    &["pipeline"],
+                )?,
                 ready: gauge("tidegate_pipeline_ready", "1 while this process owns the pipeline and reads.")?,
                 registry: registry.clone(),
             })
@@ -89,6 +97,8 @@ impl Metrics {
             commit_seconds: self.commit_seconds.with_label_values(&[pipeline]),
             watermark: self.watermark.with_label_values(&[pipeline]),
             ready: self.ready.with_label_values(&[pipeline]),
+            recent_bytes: self.recent_bytes.with_label_values(&[pipeline]),
+            recent_failures: self.recent_failures.with_label_values(&[pipeline]),
         }
     }
 }
@@ -105,6 +115,8 @@ pub struct PipelineMetrics {
     watermark: IntGauge,
     /// Whether it runs.
     pub ready: IntGauge,
+    recent_bytes: IntGauge,
+    recent_failures: IntCounter,
 }
 
 impl PipelineMetrics {
@@ -116,6 +128,16 @@ impl PipelineMetrics {
         if frontier != crate::time::NONE {
             self.watermark.set(frontier.div_euclid(1_000_000));
         }
+    }
+
+    /// So many bytes of recent batches are there.
+    pub fn recent_bytes(&self, bytes: u64) {
+        self.recent_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// They could not be written, or not be merged.
+    pub fn recent_failed(&self) {
+        self.recent_failures.inc();
     }
 
     /// Windows of a view were closed.

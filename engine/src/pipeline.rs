@@ -25,8 +25,9 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::log::{Event, Log, Messages, Reader};
 use crate::metrics::PipelineMetrics;
+use crate::recent::Keeper;
 use crate::recovery;
-use crate::settings::Settings;
+use crate::settings::{RecentSettings, Settings};
 use crate::sink::Write;
 use crate::sql::{PlannedSource, PlannedView};
 use crate::store::pieces::pack;
@@ -44,6 +45,9 @@ const VERIFY_EVERY: Duration = Duration::from_secs(30);
 /// How often rows of long closed windows are looked for, and how many go at a time.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 const EXPIRE_ROWS_MAX: usize = 10_000;
+
+/// How long a commit waits for its recent batch.
+const RECENT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A source with its views, and what they need to run.
 pub struct Pipeline {
@@ -67,6 +71,8 @@ pub struct Pipeline {
     pub until_caught_up: bool,
     /// What people see of it.
     pub metrics: PipelineMetrics,
+    /// How recent batches are kept, if they are.
+    pub recent: Option<RecentSettings>,
 }
 
 /// How a run of the loop ended.
@@ -122,6 +128,8 @@ pub struct Running {
     pub rebuilt: Vec<String>,
     /// What the next checkpoint will save.
     pub unsaved: Unsaved,
+    /// Writes recent batches, where there are any.
+    pub keeper: Option<Arc<Keeper>>,
     /// The writer, unless a commit is under way.
     pub writer: Option<Box<dyn Writer>>,
 }
@@ -147,7 +155,7 @@ pub type InFlight = JoinHandle<(Box<dyn Writer>, Result<Settled>)>;
 /// What was gathered for one epoch.
 #[derive(Default)]
 pub struct Epoch {
-    rows: Vec<RecordBatch>,
+    rows: Arc<Vec<RecordBatch>>,
     rejects: Vec<Reject>,
     read: i64,
     bytes: usize,
@@ -257,8 +265,9 @@ impl Pipeline {
         self.decide_idle(running);
         running.unsaved.records += epoch.read;
         let checkpoint = checkpoint || self.checkpoint_is_due(running);
+        let rows = epoch.rows.clone();
         let Some(commit) = self.aggregate(running, epoch, checkpoint)? else { return Ok(None) };
-        let in_flight = self.send(running, commit)?;
+        let in_flight = self.send(running, commit, rows)?;
         self.balance(running)?;
         Ok(Some(in_flight))
     }
@@ -354,7 +363,11 @@ impl Pipeline {
         let decoded = running.decoder.decode(&records, Future::Judge { wall_us: self.clock.wall_us() })?;
         epoch.rejects.extend(decoded.rejects);
         if let Some(rows) = decoded.rows {
-            epoch.rows.push(running.watermarks.stamp(rows, running.decoder.time_column(), &self.source.schema)?);
+            Arc::make_mut(&mut epoch.rows).push(running.watermarks.stamp(
+                rows,
+                running.decoder.time_column(),
+                &self.source.schema,
+            )?);
         }
         failpoint::hit("decoded")
     }
@@ -395,7 +408,7 @@ impl Pipeline {
     fn aggregate(&self, running: &mut Running, mut epoch: Epoch, checkpoint: bool) -> Result<Option<Commit>> {
         let decoded: usize = epoch.rows.iter().map(RecordBatch::num_rows).sum();
         let rejected = epoch.rejects.len();
-        for rows in &epoch.rows {
+        for rows in epoch.rows.iter() {
             for view in &mut running.views {
                 view.absorb(rows, running.frontier, Some(&mut epoch.rejects))?;
             }
@@ -455,8 +468,11 @@ impl Pipeline {
         }))
     }
 
-    /// Sends a commit off; memory is what it will be once it has landed.
-    fn send(&self, running: &mut Running, commit: Commit) -> Result<InFlight> {
+    /// Sends a commit off, behind the recent batch of its rows; memory is what it will be once it has landed.
+    fn send(&self, running: &mut Running, commit: Commit, rows: Arc<Vec<RecordBatch>>) -> Result<InFlight> {
+        let all = running.partitions.iter();
+        let ranges = all.map(|p| OffsetRange { partition: p.id, from: p.committed, until: p.position }).collect();
+        let batch = running.keeper.clone().map(|keeper| RecentBatch { keeper, ranges, rows });
         running.seq = commit.seq;
         running.frontier = commit.frontier;
         if commit.checkpoint.is_some() {
@@ -475,8 +491,14 @@ impl Pipeline {
         let names: Vec<String> = self.views.iter().map(|view| view.name.clone()).collect();
         Ok(self.runtime.spawn(async move {
             let started = clock.now();
+            if let Some(batch) = &batch {
+                batch.write(&commit, &metrics).await;
+            }
             let settled = writer.commit(&commit, &|| stop.load(Ordering::Relaxed)).await;
             metrics.committed(clock.now().duration_since(started), &commit, &names);
+            if let (Some(batch), Ok(Settled::Committed)) = (batch, &settled) {
+                batch.tidy(commit.seq, &metrics);
+            }
             (writer, settled)
         }))
     }
@@ -543,6 +565,51 @@ impl Running {
     }
 }
 
+/// The rows of a commit, for those who ask about them.
+struct RecentBatch {
+    keeper: Arc<Keeper>,
+    ranges: Vec<OffsetRange>,
+    rows: Arc<Vec<RecordBatch>>,
+}
+
+impl RecentBatch {
+    /// Writes them, before the commit. It is no reason to stop if that fails: readers are told that there are none.
+    async fn write(&self, commit: &Commit, metrics: &PipelineMetrics) {
+        if self.ranges.iter().all(|range| range.from == range.until) {
+            return;
+        }
+        let (keeper, ranges, rows, seq) = (self.keeper.clone(), self.ranges.clone(), self.rows.clone(), commit.seq);
+        let writing = tokio::task::spawn_blocking(move || keeper.write(seq, &ranges, &rows));
+        let why = match tokio::time::timeout(RECENT_PATIENCE, writing).await {
+            Ok(Ok(Ok(()))) => return,
+            Ok(Ok(Err(error))) => error,
+            Ok(Err(_)) => Error::bug("writing a recent batch panicked"),
+            Err(_) => {
+                Error::wait("TG-RECENT-DISK", format!("a recent batch was not written within {RECENT_PATIENCE:?}"))
+            }
+        };
+        metrics.recent_failed();
+        tracing::warn!(pipeline = commit.pipeline, seq, "{why}; there are none until it takes them again");
+        let keeper = self.keeper.clone();
+        tokio::task::spawn_blocking(move || keeper.give_up());
+    }
+
+    /// Merges and deletes files, if it is time to.
+    fn tidy(self, seq: i64, metrics: &PipelineMetrics) {
+        if !self.keeper.is_due() {
+            return;
+        }
+        let (keeper, metrics) = (self.keeper, metrics.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = keeper.tidy(seq) {
+                metrics.recent_failed();
+                tracing::warn!("recent batches are not merged: {error}");
+            }
+            metrics.recent_bytes(keeper.bytes());
+        });
+    }
+}
+
 fn checkpoint_pieces(views: &mut [View], seq: i64, rebuilt: &[String]) -> Result<Vec<crate::store::StatePiece>> {
     let mut pieces = Vec::new();
     for view in views {
@@ -576,6 +643,7 @@ fn moves(running: &Running, checkpoint: bool) -> Vec<Move> {
                 idle,
                 rebuild_from,
                 rebuild_watermark,
+                high_watermark: running.reader.high_watermark(partition.id).unwrap_or(0).max(partition.position),
             });
         }
     }

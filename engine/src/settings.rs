@@ -26,6 +26,8 @@ pub struct Settings {
     pub api: ApiSettings,
     /// Queries that people ask ad hoc.
     pub adhoc: AdHocSettings,
+    /// Recent batches.
+    pub recent: RecentSettings,
     /// Only for tests.
     pub test: TestSettings,
 }
@@ -166,6 +168,33 @@ impl Default for AdHocSettings {
     }
 }
 
+/// Recent batches: the decoded rows of the last minutes, as files.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecentSettings {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// The folder that the engine writes and the api reads.
+    pub path: PathBuf,
+    /// How long they are kept.
+    pub keep_ms: u64,
+    /// How many bytes of a source are kept.
+    pub bytes_max: u64,
+}
+
+impl Default for RecentSettings {
+    fn default() -> Self {
+        Self { enabled: true, path: PathBuf::from("tidegate-recent"), keep_ms: 15 * 60_000, bytes_max: 512 << 20 }
+    }
+}
+
+impl RecentSettings {
+    /// How long, in microseconds.
+    pub fn keep_us(&self) -> i64 {
+        i64::try_from(self.keep_ms.saturating_mul(1_000)).unwrap_or(i64::MAX)
+    }
+}
+
 /// Only for tests.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -201,7 +230,7 @@ impl Settings {
         let mut settings: Self = figment.merge(Env::prefixed("TIDEGATE__").split("__")).extract().map_err(|errors| {
             let told: Vec<String> = errors.into_iter().map(|error| said(&error)).collect();
             Error::configuration("TG-SETTING", told.join("; ")).hint(
-                "sections are engine, store, kafka, api, adhoc; what can change an answer stands in a source's or view's WITH",
+                "sections are engine, store, kafka, api, adhoc, recent; what can change an answer stands in a source's or view's WITH",
             )
         })?;
         if !settings.test.enabled && !settings.test.failpoints.is_empty() {
@@ -236,6 +265,8 @@ impl Settings {
             ("adhoc.timeout_ms", self.adhoc.timeout_ms, 1),
             ("adhoc.rows_max", self.adhoc.rows_max as u64, 1),
             ("adhoc.worker_memory", self.adhoc.worker_memory as u64, 64 << 20),
+            ("recent.keep_ms", self.recent.keep_ms, 1_000),
+            ("recent.bytes_max", self.recent.bytes_max, 1 << 20),
         ];
         if self.adhoc.running > ADHOC_RUNNING_MAX {
             let why = format!("adhoc.running is {}, and must be at most {ADHOC_RUNNING_MAX}", self.adhoc.running);

@@ -23,9 +23,12 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
-use tidegate_engine::settings::AdHocSettings;
+use tidegate_engine::ask::adhoc::Relations;
+use tidegate_engine::ask::source::Source;
+use tidegate_engine::ask::system::{self, System};
+use tidegate_engine::settings::{AdHocSettings, RecentSettings};
+use tidegate_engine::sql::Catalog;
 use tidegate_engine::sql::guard::{self, Parameters};
-use tidegate_engine::sql::planned::Table;
 use tidegate_engine::store::Store;
 use tidegate_engine::time::clock;
 use tokio::runtime::Handle;
@@ -49,6 +52,30 @@ pub struct Request {
     pub timeout_ms: Option<u64>,
 }
 
+/// More address space than any machine has memory; less than a process can have.
+const MAPS_MAX: u64 = 16 << 40;
+
+/// What may be asked about.
+pub struct Served {
+    relations: Relations,
+    system: System,
+    /// Address space that maps of recent batches may take.
+    maps_max: u64,
+}
+
+impl Served {
+    /// Everything that is declared.
+    pub fn new(catalog: &Catalog, recent: &RecentSettings) -> std::io::Result<Self> {
+        // A worker has another directory.
+        let path = std::path::absolute(&recent.path)?;
+        let tables = catalog.views.iter().map(|view| view.table.clone()).chain(system::tables()).collect();
+        let sources: Vec<Source> = catalog.sources.iter().map(|source| Source::new(source, &path)).collect();
+        // Files that are gone stay mapped while they are read; an engine may have been told to keep more than we were.
+        let maps_max = recent.bytes_max.saturating_mul(2).saturating_mul(sources.len() as u64).min(MAPS_MAX);
+        Ok(Self { relations: Relations { tables, sources }, system: System::new(catalog), maps_max })
+    }
+}
+
 /// Answers ad-hoc queries.
 pub struct AdHoc {
     pool: Arc<Pool>,
@@ -60,10 +87,10 @@ pub struct AdHoc {
 }
 
 impl AdHoc {
-    /// Starts the workers for these tables of a store, whose rows are read on these threads.
+    /// Starts the workers for what is served of a store, whose rows are read on these threads.
     pub fn start(
         store: Arc<dyn Store>,
-        tables: Vec<Table>,
+        served: Served,
         settings: AdHocSettings,
         registry: &Registry,
         threads: Handle,
@@ -77,7 +104,7 @@ impl AdHoc {
         registry.register(Box::new(outcomes.clone()))?;
         registry.register(Box::new(replaced.clone()))?;
         let turns = Arc::new(Semaphore::new(settings.running));
-        let pool = Pool::start(store, tables, settings.clone(), replaced, threads);
+        let pool = Pool::start(store, served, settings.clone(), replaced, threads);
         let (waiting, open) = (AtomicUsize::new(0), Mutex::default());
         Ok(Arc::new(Self { pool, settings, turns, waiting, open, outcomes }))
     }

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use futures::FutureExt;
+use tidegate_engine::ask::system;
+use tidegate_engine::batch::Committed;
 use tidegate_engine::settings::AdHocSettings;
-use tidegate_engine::sql::planned::Table;
 use tidegate_engine::store::{Snapshot, Store, Wanted};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -21,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
+use super::Served;
 use super::wire::{self, Ask, Blame, FromWorker, ToWorker, Told};
 use super::worker::WINDOW;
 
@@ -37,7 +39,7 @@ const REPLACED_WITHIN: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// Room for the program and its threads, beside what queries may hold.
+/// Room for the program and its threads, beside what queries may hold and what they map.
 const ADDRESS_SPACE: u64 = 2 << 30;
 
 /// Scans whose rows are held for a worker at a time.
@@ -149,7 +151,7 @@ impl Worker {
 /// The workers.
 pub struct Pool {
     slots: Vec<Mutex<Option<Arc<Worker>>>>,
-    tables: Vec<Table>,
+    served: Arc<Served>,
     store: Arc<dyn Store>,
     settings: AdHocSettings,
     next: AtomicU64,
@@ -162,13 +164,14 @@ impl Pool {
     /// Starts the workers; they are kept for as long as the pool is used. Scans are read on `threads`.
     pub fn start(
         store: Arc<dyn Store>,
-        tables: Vec<Table>,
+        served: Served,
         settings: AdHocSettings,
         replaced: prometheus::IntCounter,
         threads: Handle,
     ) -> Arc<Self> {
         let slots = (0..settings.workers).map(|_| Mutex::default()).collect();
-        let pool = Arc::new(Self { slots, tables, store, settings, next: AtomicU64::new(1), replaced, threads });
+        let served = Arc::new(served);
+        let pool = Arc::new(Self { slots, served, store, settings, next: AtomicU64::new(1), replaced, threads });
         for slot in 0..pool.settings.workers {
             tokio::spawn(keep(Arc::downgrade(&pool), slot));
         }
@@ -220,7 +223,7 @@ impl Pool {
     fn start_worker(&self) -> std::io::Result<(Process, UnixStream)> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let address_space = ADDRESS_SPACE + self.settings.worker_memory as u64;
+        let address_space = ADDRESS_SPACE + self.settings.worker_memory as u64 + self.served.maps_max;
         // This program, even if another version of it has been installed since.
         let child = Command::new("/proc/self/exe")
             .arg("query-worker")
@@ -310,19 +313,23 @@ async fn live(pool: Weak<Pool>, slot: usize) -> std::io::Result<Option<ExitStatu
         verdict: Mutex::default(),
         turns: Arc::new(Semaphore::new(SCANS_MAX)),
     });
-    for table in &held.tables {
+    for table in &held.served.relations.tables {
         let (head, body) = wire::table(table).map_err(std::io::Error::other)?;
+        worker.say(&head, &body, None);
+    }
+    for source in &held.served.relations.sources {
+        let (head, body) = wire::source(source).map_err(std::io::Error::other)?;
         worker.say(&head, &body, None);
     }
     *held.slot(slot) = Some(worker.clone());
     let memory = held.settings.worker_memory;
     let (store, threads) = (held.store.clone(), held.threads.clone());
-    let tables: Arc<[Table]> = held.tables.clone().into();
+    let served = held.served.clone();
     drop(held);
     let pid = process.0.id();
     let hear = async {
         while let Ok(Some((head, body))) = wire::read::<FromWorker>(&mut from, wire::ROWS_MAX).await {
-            if let Err(told) = hear(&worker, &store, &tables, &threads, head, &body) {
+            if let Err(told) = hear(&worker, &store, &served, &threads, head, &body) {
                 worker.verdict().get_or_insert(told);
                 return;
             }
@@ -402,18 +409,22 @@ fn own_memory(pid: u32) -> Option<usize> {
 fn hear(
     worker: &Arc<Worker>,
     store: &Arc<dyn Store>,
-    tables: &Arc<[Table]>,
+    served: &Arc<Served>,
     threads: &Handle,
     head: FromWorker,
     body: &[u8],
 ) -> Result<(), Told> {
     let (query, piece) = match head {
         FromWorker::Scan { query, scan, table, wanted } => {
-            begin(worker, threads, query, scan, Scan { store, tables, table, asked: Asked::Rows(wanted) });
+            begin(worker, threads, query, scan, Scan { store, served, of: table, asked: Asked::Rows(wanted) });
             return Ok(());
         }
         FromWorker::LookAtEnds { query, scan, table, column } => {
-            begin(worker, threads, query, scan, Scan { store, tables, table, asked: Asked::Ends(column) });
+            begin(worker, threads, query, scan, Scan { store, served, of: table, asked: Asked::Ends(column) });
+            return Ok(());
+        }
+        FromWorker::LookAtPlace { query, scan, pipeline } => {
+            begin(worker, threads, query, scan, Scan { store, served, of: pipeline, asked: Asked::Place });
             return Ok(());
         }
         FromWorker::Head { query } => (query, Piece::Head(wire::decoded(body).map_err(told)?)),
@@ -441,34 +452,36 @@ fn told(error: impl std::fmt::Display) -> Told {
     Told::new(Blame::Us, "TG-INTERNAL", error.to_string())
 }
 
-/// What a query asks of a table.
+/// What a query asks of a table, or of a pipeline.
 enum Asked {
     Rows(Wanted),
     Ends(usize),
+    Place,
 }
 
 struct Scan<'a> {
     store: &'a Arc<dyn Store>,
-    tables: &'a Arc<[Table]>,
-    table: String,
+    served: &'a Arc<Served>,
+    of: String,
     asked: Asked,
 }
 
 /// Reads a scan on other threads, unless its query ends before.
-fn begin(worker: &Arc<Worker>, threads: &Handle, query: u64, scan: u64, of: Scan<'_>) {
+fn begin(worker: &Arc<Worker>, threads: &Handle, query: u64, scan: u64, asked: Scan<'_>) {
     let Some(running) = worker.running(query) else { return };
     let (worker, reading) = (worker.clone(), running.clone());
-    let (store, tables, table, asked) = (of.store.clone(), of.tables.clone(), of.table, of.asked);
+    let (store, served, of, asked) = (asked.store.clone(), asked.served.clone(), asked.of, asked.asked);
     let task = threads.spawn(async move {
         let Ok(turn) = worker.turns.clone().acquire_owned().await else { return };
-        let read = AssertUnwindSafe(scanned(&reading, &store, &tables, &table, asked)).catch_unwind().await;
+        let read = AssertUnwindSafe(scanned(&reading, &store, &served, &of, asked)).catch_unwind().await;
         // Arrow has no error for a column that outgrows its offsets.
         let too_long = |_| {
-            let why = format!("the query reads more of {table} than can be held");
+            let why = format!("the query reads more of {of} than can be held");
             Err(Told::new(Blame::Query, "TG-SCAN-BYTES", why).hint("read fewer columns or rows"))
         };
         match read.unwrap_or_else(too_long) {
             Ok(Scanned::Rows(body)) => worker.say(&ToWorker::Rows { scan }, &body, Some(turn)),
+            Ok(Scanned::Place(committed)) => worker.say(&ToWorker::Place { scan, committed }, &[], Some(turn)),
             Ok(Scanned::Ends(ends)) => worker.say(&ToWorker::Ends { scan, ends }, &[], Some(turn)),
             Err(why) => worker.say(&ToWorker::Refused { scan, why }, &[], Some(turn)),
         }
@@ -479,32 +492,45 @@ fn begin(worker: &Arc<Worker>, threads: &Handle, query: u64, scan: u64, of: Scan
 enum Scanned {
     Rows(Vec<u8>),
     Ends(Option<(i64, i64)>),
+    Place(Option<Committed>),
 }
 
 async fn scanned(
     running: &Running,
     store: &Arc<dyn Store>,
-    tables: &[Table],
-    table: &str,
+    served: &Served,
+    of: &str,
     asked: Asked,
 ) -> Result<Scanned, Told> {
-    let table = tables.iter().find(|known| known.name == table);
+    // All scans of a query read one.
+    let snapshot = async || running.snapshot.get_or_try_init(|| store.snapshot(running.limit)).await;
+    let table = served.relations.tables.iter().find(|known| known.name == of);
+    if let Asked::Place = asked {
+        return Ok(Scanned::Place(snapshot().await?.committed(of).await?));
+    }
     let table = table.ok_or_else(|| told("a worker asks for a table that there is not"))?;
     let positions: Vec<usize> = match &asked {
         Asked::Rows(wanted) => {
             wanted.columns.iter().copied().chain(wanted.bounds.iter().map(|bound| bound.column)).collect()
         }
         Asked::Ends(column) => vec![*column],
+        Asked::Place => Vec::new(),
     };
     if positions.iter().any(|position| *position >= table.columns.len()) {
         return Err(told(format!("a worker asks for a column that {} does not have", table.name)));
     }
-    // All scans of a query read one.
-    let snapshot = running.snapshot.get_or_try_init(|| store.snapshot(running.limit)).await?;
+    let snapshot = snapshot().await?;
+    let is_ours = system::is_ours(table);
     match asked {
+        Asked::Place => Err(told("a pipeline's place is asked of a table")),
+        Asked::Ends(_) if is_ours => Ok(Scanned::Ends(None)),
         Asked::Ends(column) => Ok(Scanned::Ends(snapshot.extent(table, column).await?)),
         Asked::Rows(wanted) => {
-            let body = wire::encoded(&snapshot.rows(table, &wanted).await?).map_err(told)?;
+            let rows = match is_ours {
+                true => served.system.rows(table, &wanted, snapshot.as_ref()).await?,
+                false => snapshot.rows(table, &wanted).await?,
+            };
+            let body = wire::encoded(&rows).map_err(told)?;
             if body.len() <= wire::SCAN_MAX {
                 return Ok(Scanned::Rows(body));
             }

@@ -5,6 +5,7 @@
 //! ```
 
 use std::io::{self, Read};
+use std::path::PathBuf;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -13,6 +14,8 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tidegate_engine::ask::source::Source;
+use tidegate_engine::batch::Committed;
 use tidegate_engine::error::{Error, Kind};
 use tidegate_engine::sql::guard::Parameters;
 use tidegate_engine::sql::planned::{Table, TableColumn};
@@ -37,6 +40,15 @@ pub enum ToWorker {
         key_of: Vec<Option<usize>>,
         /// Whether each may be NULL.
         nullable: Vec<bool>,
+    },
+    /// There is this source; the body has the schema of its recent batches.
+    Source {
+        /// Its name.
+        name: String,
+        /// Its event time.
+        time_column: String,
+        /// Where its recent batches are.
+        path: PathBuf,
     },
     /// Run this.
     Run {
@@ -66,6 +78,13 @@ pub enum ToWorker {
         scan: u64,
         /// The least and the greatest value.
         ends: Option<(i64, i64)>,
+    },
+    /// Where a pipeline stands.
+    Place {
+        /// The scan that asked.
+        scan: u64,
+        /// Nothing if it was never begun.
+        committed: Option<Committed>,
     },
     /// A scan has failed.
     Refused {
@@ -117,6 +136,15 @@ pub enum FromWorker {
         table: String,
         /// The column's position.
         column: usize,
+    },
+    /// It is needed where a pipeline stands.
+    LookAtPlace {
+        /// For this query.
+        query: u64,
+        /// Names the question.
+        scan: u64,
+        /// The pipeline.
+        pipeline: String,
     },
     /// The answer's columns: the body is an empty batch.
     Head {
@@ -306,6 +334,14 @@ pub fn table(table: &Table) -> Result<(ToWorker, Vec<u8>), ArrowError> {
     let nullable = table.columns.iter().map(|column| column.nullable).collect();
     let head = ToWorker::Table { name: table.name.clone(), key_of, nullable };
     Ok((head, encoded(&RecordBatch::new_empty(table.schema()))?))
+}
+
+/// A source as a worker is told of it.
+pub fn source(source: &Source) -> Result<(ToWorker, Vec<u8>), ArrowError> {
+    let (name, time_column, path) =
+        (source.name.clone(), source.time_column.clone(), source.reader.path().to_path_buf());
+    let head = ToWorker::Source { name, time_column, path };
+    Ok((head, encoded(&RecordBatch::new_empty(source.reader.schema().clone()))?))
 }
 
 /// The table that a worker was told of.

@@ -15,11 +15,14 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
 use clap::Args;
-use tidegate_engine::ask::adhoc::{Limits, query};
+use tidegate_engine::ask::adhoc::{Limits, Relations, query};
+use tidegate_engine::ask::source::Source;
+use tidegate_engine::batch::Committed;
 use tidegate_engine::error::{Error, Result};
+use tidegate_engine::recent::Reader;
 use tidegate_engine::sql::guard;
 use tidegate_engine::sql::planned::Table;
-use tidegate_engine::store::{Snapshot, Wanted};
+use tidegate_engine::store::{Moment, Wanted};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinError};
@@ -78,6 +81,7 @@ fn place(panic: &std::panic::PanicHookInfo<'_>) -> String {
 enum Scanned {
     Rows(Vec<u8>),
     Ends(Option<(i64, i64)>),
+    Place(Option<Committed>),
     Refused(Told),
 }
 
@@ -125,7 +129,7 @@ struct Remote {
 }
 
 #[async_trait]
-impl Snapshot for Remote {
+impl Moment for Remote {
     async fn rows(&self, table: &Table, wanted: &Wanted) -> Result<RecordBatch> {
         let (query, table, wanted) = (self.query, table.name.clone(), wanted.clone());
         match self.line.ask(|scan| FromWorker::Scan { query, scan, table, wanted }).await? {
@@ -142,8 +146,12 @@ impl Snapshot for Remote {
         }
     }
 
-    async fn done(&self) -> Result<()> {
-        Ok(())
+    async fn committed(&self, pipeline: &str) -> Result<Option<Committed>> {
+        let (query, pipeline) = (self.query, pipeline.to_string());
+        match self.line.ask(|scan| FromWorker::LookAtPlace { query, scan, pipeline }).await? {
+            Scanned::Place(committed) => Ok(committed),
+            _ => Err(Error::bug("a look at a pipeline's place was answered by something else")),
+        }
     }
 }
 
@@ -165,18 +173,23 @@ fn serve(mut from: UnixStream, runtime: &Runtime) -> std::io::Result<()> {
         }
     })?;
     let line = Arc::new(Line { frames, scans: Mutex::default(), next: AtomicU64::new(0) });
-    let mut tables: Vec<Table> = Vec::new();
+    let mut relations = Relations::default();
     let mut running: HashMap<u64, Running> = HashMap::new();
     while let Some((head, body)) = wire::read_blocking::<ToWorker>(&mut from, wire::SCAN_MAX)? {
         running.retain(|_, query| !query.task.is_finished());
         match head {
             ToWorker::Table { name, key_of, nullable } => {
                 let schema = wire::decoded(&body).map_err(std::io::Error::other)?.schema();
-                tables.push(wire::told_table(name, &key_of, &nullable, &schema));
+                relations.tables.push(wire::told_table(name, &key_of, &nullable, &schema));
+            }
+            ToWorker::Source { name, time_column, path } => {
+                let schema = wire::decoded(&body).map_err(std::io::Error::other)?.schema();
+                let reader = Arc::new(Reader::new(&path, &name, schema));
+                relations.sources.push(Source { name, time_column, reader });
             }
             ToWorker::Run { query, ask } => {
                 let room = Arc::new(Semaphore::new(WINDOW));
-                let work = runtime.spawn(answer(line.clone(), tables.clone(), query, ask, room.clone()));
+                let work = runtime.spawn(answer(line.clone(), relations.clone(), query, ask, room.clone()));
                 running.insert(query, Running { task: work.abort_handle(), room });
                 runtime.spawn(end(line.clone(), query, work));
             }
@@ -192,6 +205,7 @@ fn serve(mut from: UnixStream, runtime: &Runtime) -> std::io::Result<()> {
             }
             ToWorker::Rows { scan } => line.resolve(scan, Scanned::Rows(body)),
             ToWorker::Ends { scan, ends } => line.resolve(scan, Scanned::Ends(ends)),
+            ToWorker::Place { scan, committed } => line.resolve(scan, Scanned::Place(committed)),
             ToWorker::Refused { scan, why } => line.resolve(scan, Scanned::Refused(why)),
         }
     }
@@ -225,12 +239,11 @@ fn panicked(ended: JoinError) -> Told {
 }
 
 /// Sends the answer; whether it was cut at the limit.
-async fn answer(line: Arc<Line>, tables: Vec<Table>, number: u64, ask: Ask, room: Arc<Semaphore>) -> Result<bool> {
-    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-    let asked = guard::check(&ask.sql, &ask.parameters, &names)?;
-    let snapshot: Arc<dyn Snapshot> = Arc::new(Remote { line: line.clone(), query: number });
+async fn answer(line: Arc<Line>, relations: Relations, number: u64, ask: Ask, room: Arc<Semaphore>) -> Result<bool> {
+    let asked = guard::check(&ask.sql, &ask.parameters, &relations.known())?;
+    let moment: Arc<dyn Moment> = Arc::new(Remote { line: line.clone(), query: number });
     let limits = Limits { rows: ask.rows, memory: ask.memory };
-    let mut rows = query(&tables, &snapshot, &asked, limits, ask.now_us).await?;
+    let mut rows = query(&relations, &moment, &asked, limits, ask.now_us).await?;
     let schema = plain(&rows.schema());
     let head = wire::encoded(&RecordBatch::new_empty(schema.clone()))?;
     line.say(&FromWorker::Head { query: number }, &head).await?;

@@ -115,6 +115,7 @@ fn demo(options: &Options) -> Result<(), String> {
     let mut settings = Settings::default();
     settings.kafka.brokers = broker.address();
     settings.store.url = format!("sqlite:{}", scratch.0.join("tidegate.db").display());
+    settings.recent.path = scratch.0.join("recent");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

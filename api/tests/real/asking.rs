@@ -9,7 +9,7 @@ use tidegate_bench::local::process::Process;
 use tidegate_bench::local::{TempDir, free_port, wait_until};
 
 use crate::engine::tidegate;
-use crate::world::repository;
+use crate::world::{World, repository};
 
 /// An answer over HTTP: status and body; 0 if nobody listens.
 pub fn get(listen: &str, path: &str) -> (u16, String) {
@@ -47,10 +47,22 @@ pub fn api_with(url: &str, statements: &str, variables: &[(&str, &str)]) -> (Pro
     let listen = format!("127.0.0.1:{}", free_port().unwrap());
     let mut command = tidegate();
     command.args(["api", "--listen", &listen, "--queries"]).arg(dir.path()).env("DATABASE_URL", url);
+    command.env("TIDEGATE__RECENT__PATH", dir.path().join("recent"));
     command.envs(variables.iter().copied());
     let api = Process::spawn("api", &mut command, &dir.path().join("api.log"), None).unwrap();
     assert!(wait_until(Duration::from_secs(20), || TcpStream::connect(&listen).is_ok()), "{url}: nobody listens");
     (api, listen)
+}
+
+/// An api on a world: its database, its queries, the recent batches of its engines.
+pub fn api_of(world: &World<'_>) -> (Process, Client) {
+    let listen = format!("127.0.0.1:{}", free_port().unwrap());
+    let mut command = tidegate();
+    command.args(["api", "--listen", &listen, "--queries"]).arg(world.queries()).env("DATABASE_URL", world.url());
+    command.env("TIDEGATE__RECENT__PATH", world.recent());
+    let api = Process::spawn("api", &mut command, &world.dir.path().join("api.log"), None).unwrap();
+    assert!(wait_until(Duration::from_secs(20), || TcpStream::connect(&listen).is_ok()), "nobody listens");
+    (api, Client::new(&listen))
 }
 
 /// What an api has answered.
@@ -78,6 +90,12 @@ impl Reply {
     /// Status and code of an error.
     pub fn refusal(&self) -> (u16, String) {
         (self.status, self.json()["code"].as_str().unwrap_or_default().to_string())
+    }
+
+    /// The rows of a whole answer.
+    pub fn rows(&self) -> Vec<Value> {
+        assert_eq!(self.status, 200, "{}", self.text());
+        self.json()["rows"].as_array().cloned().unwrap_or_default()
     }
 
     pub fn header(&self, name: &str) -> &str {

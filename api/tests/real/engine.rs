@@ -34,6 +34,7 @@ impl<'a> Engine<'a> {
         let mut command = tidegate();
         command.args(["engine", "--listen", "127.0.0.1:0", "--queries"]).arg(world.queries());
         command.env("DATABASE_URL", url).env("KAFKA_BROKERS", world.servers.kafka.brokers());
+        command.env("TIDEGATE__RECENT__PATH", world.recent());
         command.env("TIDEGATE__ENGINE__CHECKPOINT_INTERVAL_MS", "300");
         Self { command, log, process: None, world: std::marker::PhantomData }
     }

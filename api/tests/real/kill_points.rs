@@ -9,10 +9,11 @@ use crate::world::{World, shared};
 /// Points that a process passes once, or once in a while: their n-th hit is that of the n-th process.
 const ONCE: [&str; 4] = ["takeover", "recover-loaded", "replay-mid", "shutdown"];
 
-const POINTS: [&str; 18] = [
+const POINTS: [&str; 20] = [
     "read",
     "decoded",
     "aggregated",
+    "recent-written",
     "begun",
     "fenced",
     "upserted",
@@ -22,6 +23,7 @@ const POINTS: [&str; 18] = [
     "commit-sent",
     "commit-acked",
     "memory-advanced",
+    "recent-merged",
     "state",
     "checkpoint-merged",
     "replay-mid",

@@ -18,6 +18,7 @@ mod oracle;
 mod outages;
 mod random_kills;
 mod random_views;
+mod recent;
 mod state_loss;
 mod takeover;
 mod two_pipelines;

@@ -98,6 +98,11 @@ impl<'a> World<'a> {
         self.dir.path().join("queries")
     }
 
+    /// Where engines on this world write recent batches.
+    pub fn recent(&self) -> PathBuf {
+        self.dir.path().join("recent")
+    }
+
     pub fn write_query(&self, file: &str, text: &str) {
         std::fs::create_dir_all(self.queries()).expect("directory");
         std::fs::write(self.queries().join(file), text).expect("query");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use datafusion::catalog::MemorySchemaProvider;
 use datafusion::common::TableReference;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
@@ -21,13 +22,16 @@ use futures::StreamExt;
 use object_store::ObjectStore;
 use url::Url;
 
+use super::source::{Source, SourceTable};
+use super::system;
 use super::table::{self, ViewTable};
 use super::{pinned, settled};
 use crate::error::{Error, Result};
-use crate::sql::guard::Asked;
+use crate::sql::guard::{Asked, Known};
 use crate::sql::planned::Table;
 use crate::sql::question::session_config;
-use crate::store::Snapshot;
+use crate::sql::{window, window_udfs};
+use crate::store::Moment;
 
 /// What a query may use.
 #[derive(Debug, Clone, Copy)]
@@ -47,15 +51,34 @@ pub struct Rows {
     pub truncated: bool,
 }
 
-/// Plans a query over these tables as of a time, and begins it.
+/// What may be read.
+#[derive(Clone, Default)]
+pub struct Relations {
+    /// Tables of the database, and those of schema `tidegate`.
+    pub tables: Vec<Table>,
+    /// Sources, by their recent batches.
+    pub sources: Vec<Source>,
+}
+
+impl Relations {
+    /// As the guard wants to know them.
+    pub fn known(&self) -> Known<'_> {
+        Known {
+            tables: self.tables.iter().map(|table| table.name.as_str()).collect(),
+            sources: self.sources.iter().map(|source| source.name.as_str()).collect(),
+        }
+    }
+}
+
+/// Plans a query over these relations as of a moment and a time, and begins it.
 pub async fn query(
-    tables: &[Table],
-    snapshot: &Arc<dyn Snapshot>,
+    relations: &Relations,
+    moment: &Arc<dyn Moment>,
     asked: &Asked,
     limits: Limits,
     now_us: i64,
 ) -> Result<Rows> {
-    let state = session(tables, snapshot, limits.memory, now_us)?;
+    let state = session(relations, moment, asked.names_hidden(), limits.memory, now_us)?;
     let plan = asked.plan(&state)?;
     let told = |error| failed(&error, limits.memory);
     // More than the limit by one, which tells that there are more.
@@ -93,20 +116,41 @@ impl Rows {
     }
 }
 
-/// A session that knows these tables, and no way to anything else.
-fn session(tables: &[Table], snapshot: &Arc<dyn Snapshot>, memory: usize, now_us: i64) -> Result<SessionState> {
+/// A session that knows these relations, and no way to anything else.
+fn session(
+    relations: &Relations,
+    moment: &Arc<dyn Moment>,
+    hidden: bool,
+    memory: usize,
+    now_us: i64,
+) -> Result<SessionState> {
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory)))
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .with_object_store_registry(Arc::new(NoStores))
         .build_arc()?;
     let context = SessionContext::new_with_config_rt(session_config(), runtime);
-    for table in tables {
-        let provider = Arc::new(ViewTable::new(table, snapshot));
-        context.register_table(TableReference::bare(table.name.as_str()), provider)?;
+    context.register_udf(window::udf());
+    window_udfs().into_iter().for_each(|function| context.register_udf(function));
+    if let Some(catalog) = context.catalog(DEFAULT_CATALOG) {
+        catalog.register_schema(system::SCHEMA, Arc::new(MemorySchemaProvider::new()))?;
+    }
+    for table in &relations.tables {
+        let provider = Arc::new(ViewTable::new(table, moment));
+        let of_system = table.name.strip_prefix(system::SCHEMA).and_then(|name| name.strip_prefix('.'));
+        let name = of_system
+            .map_or(TableReference::bare(table.name.as_str()), |name| TableReference::partial(system::SCHEMA, name));
+        context.register_table(name, provider)?;
+    }
+    for source in &relations.sources {
+        let provider = Arc::new(SourceTable::new(source, moment, hidden));
+        context.register_table(TableReference::bare(source.name.as_str()), provider)?;
     }
     Ok(pinned(&context, now_us))
 }
+
+/// The catalog that names without one are looked for in.
+const DEFAULT_CATALOG: &str = "datafusion";
 
 /// Why a query failed, by what somebody can do about it.
 fn failed(error: &DataFusionError, memory: usize) -> Error {
@@ -139,5 +183,69 @@ impl ObjectStoreRegistry for NoStores {
 
     fn get_store(&self, _: &Url) -> datafusion::error::Result<Arc<dyn ObjectStore>> {
         datafusion::common::plan_err!("no URL is read here")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use arrow::array::RecordBatch;
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::batch::Committed;
+    use crate::sql::guard::{Parameters, check};
+    use crate::store::Wanted;
+
+    /// Notes what is wanted of tables that are empty.
+    #[derive(Default)]
+    struct Asking(Mutex<Vec<Option<usize>>>);
+
+    #[async_trait]
+    impl Moment for Asking {
+        async fn rows(&self, table: &Table, wanted: &Wanted) -> Result<RecordBatch> {
+            self.0.lock().unwrap().push(wanted.limit);
+            Ok(RecordBatch::new_empty(table.schema()).project(&wanted.columns)?)
+        }
+
+        async fn extent(&self, _: &Table, _: usize) -> Result<Option<(i64, i64)>> {
+            Ok(None)
+        }
+
+        async fn committed(&self, _: &str) -> Result<Option<Committed>> {
+            Ok(None)
+        }
+    }
+
+    /// The limits of the scans of a query.
+    fn limits(sql: &str) -> Vec<Option<usize>> {
+        let relations = Relations { tables: system::tables(), sources: Vec::new() };
+        let asking = Arc::new(Asking::default());
+        let moment: Arc<dyn Moment> = asking.clone();
+        let asked = check(sql, &Parameters::new(), &relations.known()).unwrap();
+        let run = async {
+            let limits = Limits { rows: 100, memory: 1 << 20 };
+            let mut rows = query(&relations, &moment, &asked, limits, 0).await.unwrap();
+            while rows.next().await.unwrap().is_some() {}
+        };
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run);
+        asking.0.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn only_the_newest_dead_letters_are_read_where_no_more_are_asked_for() {
+        let newest = "SELECT * FROM tidegate.dead_letters ORDER BY recorded_at DESC LIMIT 3";
+        assert_eq!(limits(newest), [Some(3)]);
+        // All that asks for others reads all.
+        for sql in [
+            "SELECT * FROM tidegate.dead_letters ORDER BY recorded_at LIMIT 3",
+            "SELECT * FROM tidegate.dead_letters ORDER BY recorded_at DESC, reason LIMIT 3",
+            "SELECT * FROM tidegate.dead_letters WHERE reason = 'late' ORDER BY recorded_at DESC LIMIT 3",
+            "SELECT reason FROM tidegate.dead_letters ORDER BY \"offset\" DESC LIMIT 3",
+            "SELECT committed_at FROM tidegate.progress ORDER BY committed_at DESC LIMIT 3",
+        ] {
+            assert_eq!(limits(sql), [None], "{sql}");
+        }
     }
 }

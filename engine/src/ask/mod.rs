@@ -10,6 +10,8 @@
 //! into the plan as a literal, so that `WHERE window_start = (SELECT max(window_start) …)` reads one window and no more.
 
 pub mod adhoc;
+pub mod source;
+pub mod system;
 mod table;
 
 use std::collections::BTreeMap;
@@ -38,7 +40,7 @@ use crate::sql::endpoint::{Endpoint, Gauge};
 use crate::sql::physical_rules;
 use crate::sql::planned::Table;
 use crate::sql::question::{Question, Values, session_config};
-use crate::store::{Snapshot, Store};
+use crate::store::{Moment, Snapshot, Store};
 use table::ViewTable;
 
 /// The most rows of an answer.
@@ -108,7 +110,8 @@ impl Asker {
         values: &Values,
         now_us: i64,
     ) -> Result<Answer> {
-        let state = self.session(snapshot, now_us)?;
+        let moment: Arc<dyn Moment> = snapshot.clone();
+        let state = self.session(&moment, now_us)?;
         let mut fields = Vec::new();
         for (name, question) in &endpoint.fields {
             let rows = run(&state, question, values).await?;
@@ -124,7 +127,8 @@ impl Asker {
     /// A gauge's numbers; rows whose number is NULL say nothing.
     pub async fn samples(&self, gauge: &Gauge, now_us: i64, limit: Duration) -> Result<Vec<Sample>> {
         let snapshot = self.store.snapshot(limit).await?;
-        let rows = async { run(&self.session(&snapshot, now_us)?, &gauge.rows, &Values::new()).await }.await;
+        let moment: Arc<dyn Moment> = snapshot.clone();
+        let rows = async { run(&self.session(&moment, now_us)?, &gauge.rows, &Values::new()).await }.await;
         let rows = snapshot.done().await.and(rows)?;
         let number = gauge.number(&rows.schema())?;
         let values = cast(rows.column(number), &DataType::Float64)?;
@@ -145,7 +149,7 @@ impl Asker {
     }
 
     /// A session in which every view is a table of this snapshot.
-    fn session(&self, snapshot: &Arc<dyn Snapshot>, now_us: i64) -> Result<SessionState> {
+    fn session(&self, snapshot: &Arc<dyn Moment>, now_us: i64) -> Result<SessionState> {
         let runtime =
             RuntimeEnvBuilder::new().with_memory_pool(Arc::new(GreedyMemoryPool::new(BYTES_MAX))).build_arc()?;
         let context = SessionContext::new_with_config_rt(session_config(), runtime);
@@ -287,6 +291,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::batch::Committed;
     use crate::sql::Catalog;
     use crate::store::Wanted;
     use crate::store::memory::MemoryStore;
@@ -296,7 +301,7 @@ mod tests {
     struct Ends(Mutex<Vec<String>>);
 
     #[async_trait]
-    impl Snapshot for Ends {
+    impl Moment for Ends {
         async fn rows(&self, table: &Table, wanted: &Wanted) -> Result<RecordBatch> {
             self.0.lock().unwrap().push(format!("{:?} {:?}", wanted.columns, wanted.bounds));
             Ok(RecordBatch::new_empty(table.schema()).project(&wanted.columns)?)
@@ -307,8 +312,8 @@ mod tests {
             Ok(Some((0, 60_000_000)))
         }
 
-        async fn done(&self) -> Result<()> {
-            Ok(())
+        async fn committed(&self, _: &str) -> Result<Option<Committed>> {
+            Ok(None)
         }
     }
 
@@ -324,7 +329,7 @@ mod tests {
         let tables = catalog.views.iter().map(|view| view.table.clone()).collect();
         let asker = Asker::new(Arc::new(MemoryStore::default()), tables);
         let ends = Arc::new(Ends::default());
-        let snapshot: Arc<dyn Snapshot> = ends.clone();
+        let snapshot: Arc<dyn Moment> = ends.clone();
         let state = asker.session(&snapshot, 0).unwrap();
         let values = Values::new();
         let rows = run(&state, &catalog.endpoints[0].rows, &values);

@@ -22,6 +22,7 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
@@ -29,8 +30,9 @@ use datafusion::physical_plan::{
 };
 use datafusion::scalar::ScalarValue;
 
+use super::system;
 use crate::sql::planned::{Table, TableColumn};
-use crate::store::{Bound, BoundValue, Comparison, Snapshot, Wanted};
+use crate::store::{Bound, BoundValue, Comparison, Moment, Wanted};
 
 /// The longest text that a condition of the store compares with.
 const TEXT_BOUND_MAX: usize = 4 << 10;
@@ -38,7 +40,7 @@ const TEXT_BOUND_MAX: usize = 4 << 10;
 /// A view's table in a snapshot.
 pub struct ViewTable {
     table: Table,
-    snapshot: Arc<dyn Snapshot>,
+    snapshot: Arc<dyn Moment>,
 }
 
 impl fmt::Debug for ViewTable {
@@ -49,7 +51,7 @@ impl fmt::Debug for ViewTable {
 
 impl ViewTable {
     /// This table as it is in this snapshot.
-    pub fn new(table: &Table, snapshot: &Arc<dyn Snapshot>) -> Self {
+    pub fn new(table: &Table, snapshot: &Arc<dyn Moment>) -> Self {
         Self { table: table.clone(), snapshot: snapshot.clone() }
     }
 }
@@ -153,10 +155,12 @@ fn bound_value(column: &TableColumn, value: &ScalarValue) -> Option<BoundValue> 
     }
 }
 
-/// Lets a minimum or maximum of the time that leads a table's key look at the ends of its index.
+/// Lets a minimum or maximum of the time that leads a table's key look at the ends of its index, and the newest dead
+/// letters be those that the store gives first.
 pub fn look_at_ends(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let looked = plan.transform_up(|node| {
         let scan = node.downcast_ref::<AggregateExec>().and_then(ends_of);
+        let scan = scan.or_else(|| node.downcast_ref::<SortExec>().and_then(newest_of));
         match scan {
             Some(scan) => {
                 let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
@@ -166,6 +170,16 @@ pub fn look_at_ends(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPla
         }
     })?;
     Ok(looked.data)
+}
+
+/// The scan that gives a sort's input with no more rows than it lets pass, if it gives the newest first.
+fn newest_of(sort: &SortExec) -> Option<Scan> {
+    let scan = sort.input().downcast_ref::<Scan>()?;
+    let newest = system::newest_first(&scan.table)?;
+    let [by] = sort.expr().iter().collect::<Vec<_>>()[..] else { return None };
+    let is_newest = by.options.descending && by.expr.downcast_ref::<Column>()?.name() == newest;
+    let limit = sort.fetch().filter(|_| is_newest && scan.wanted.bounds.is_empty())?;
+    Some(Scan { wanted: Wanted { limit: Some(limit), ..scan.wanted.clone() }, ..scan.clone() })
 }
 
 /// The scan that gives an aggregate's input by its ends alone, if they are all that it asks for.
@@ -191,7 +205,7 @@ fn ends_of(aggregate: &AggregateExec) -> Option<Scan> {
 #[derive(Clone)]
 struct Scan {
     table: Table,
-    snapshot: Arc<dyn Snapshot>,
+    snapshot: Arc<dyn Moment>,
     wanted: Wanted,
     /// Whether the least and the greatest value of its one column are enough.
     ends: bool,

@@ -19,7 +19,7 @@ use arrow::datatypes::{
 };
 use datafusion::physical_expr::PhysicalExpr;
 
-use crate::batch::{Decoded, PAYLOAD_BYTES_MAX, Record, Reject};
+use crate::batch::{Decoded, PAYLOAD_BYTES_MAX, Record, Reject, TIME_RANGE_US};
 use crate::error::{Error, Result};
 use crate::sql::PlannedSource;
 use crate::sql::source::{Metadata, Origin};
@@ -27,9 +27,6 @@ use json::JsonDecoder;
 
 /// Records decoded at a time.
 pub const CHUNK_RECORDS_MAX: usize = 10_000;
-
-/// 0001-01-01 and 10000-01-01: years that every client can show.
-const TIME_RANGE_US: std::ops::Range<i64> = -62_135_596_800_000_000..253_402_300_800_000_000;
 
 /// How an event time far ahead is recognised.
 #[derive(Debug, Clone, Copy)]

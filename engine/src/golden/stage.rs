@@ -332,6 +332,7 @@ impl Stage {
             views = others;
             self.log.ensure(&source.source.options.topic, self.partitions.get(&name).copied().unwrap_or(1));
             let pipeline = Pipeline {
+                recent: None,
                 source,
                 views: own,
                 settings: settings.clone(),

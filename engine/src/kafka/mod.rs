@@ -171,6 +171,10 @@ impl Reader for KafkaReader {
         Ok(Bounds { low, high })
     }
 
+    fn high_watermark(&self, partition: i32) -> Option<i64> {
+        native::high_watermark(&self.client, &self.topic, partition)
+    }
+
     /// Only once: a second assignment takes effect behind our back, after the old one is gone, and would then send
     /// records to the client's own queue instead of ours.
     fn assign(&mut self, positions: &[(i32, i64)]) -> Result<()> {

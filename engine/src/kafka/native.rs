@@ -74,6 +74,18 @@ impl Drop for Queue {
     }
 }
 
+/// The high watermark of a partition, as the last answer to a fetch told it.
+pub fn high_watermark(client: &Client, topic: &str, partition: i32) -> Option<i64> {
+    let topic = CString::new(topic).ok()?;
+    let (mut low, mut high) = (-1, -1);
+    // SAFETY: the pointers are valid for the call, which writes two numbers.
+    let told = unsafe {
+        let client = client.client().native_ptr();
+        sys::rd_kafka_get_watermark_offsets(client, topic.as_ptr(), partition, &raw mut low, &raw mut high)
+    };
+    (told == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
+}
+
 /// Messages that were consumed; their payloads live as long as this.
 pub struct Batch {
     messages: Vec<*mut sys::rd_kafka_message_t>,

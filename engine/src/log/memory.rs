@@ -115,6 +115,10 @@ impl Reader for MemoryReader {
         self.held(|partitions| partitions.get(partition as usize).map(of))
     }
 
+    fn high_watermark(&self, partition: i32) -> Option<i64> {
+        self.bounds(partition).ok().map(|bounds| bounds.high)
+    }
+
     fn assign(&mut self, positions: &[(i32, i64)]) -> Result<()> {
         self.positions = positions.iter().map(|(partition, offset)| (*partition, (*offset, false))).collect();
         Ok(())

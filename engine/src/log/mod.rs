@@ -35,6 +35,8 @@ pub trait Reader: Send {
     fn topic_id(&self) -> Result<String>;
     /// What there is of a partition, asked anew.
     fn bounds(&self, partition: i32) -> Result<Bounds>;
+    /// Where a partition ended when it was last read, without asking; none before.
+    fn high_watermark(&self, partition: i32) -> Option<i64>;
     /// Reads these partitions from these offsets, for the reader's whole life.
     fn assign(&mut self, positions: &[(i32, i64)]) -> Result<()>;
     /// Takes what has arrived: waits up to `timeout` for `max` events.

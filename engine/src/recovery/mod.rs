@@ -10,12 +10,15 @@
 mod state;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
+use crate::batch::Committed;
 use crate::decode::Decoder;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::log::Bounds;
 use crate::pipeline::{Partition, Pipeline, Running, Unsaved};
+use crate::recent::{Begin, Keeper};
 use crate::sql::source::Startup;
 use crate::store::{Lease, Start, Stored, StoredPartition, ViewStart, Writer};
 use crate::time::{self, Quiet};
@@ -65,6 +68,7 @@ pub fn recover(pipeline: &Pipeline, lease: &dyn Lease) -> Result<Running> {
             target: bounds.get(p.partition as usize).map_or(p.next_offset, |bounds| bounds.high),
         })
         .collect();
+    let keeper = keep_recent(pipeline, &stored);
     reader.assign(&partitions.iter().map(|p| (p.id, p.position)).collect::<Vec<_>>())?;
     let running = Running {
         reader,
@@ -78,10 +82,27 @@ pub fn recover(pipeline: &Pipeline, lease: &dyn Lease) -> Result<Running> {
         emitted_at: pipeline.clock.now(),
         rebuilt: restored.rebuilt,
         unsaved: Unsaved::new(pipeline.clock.now(), restored.replayed),
+        keeper,
         writer: Some(writer),
     };
     pipeline.tell_digest(&running)?;
     Ok(running)
+}
+
+/// Whoever writes recent batches. That they cannot be written is no reason not to run.
+fn keep_recent(pipeline: &Pipeline, stored: &Stored) -> Option<Arc<Keeper>> {
+    let settings = pipeline.recent.as_ref()?;
+    let partitions = stored.partitions.iter().map(|p| (p.partition, p.start_offset, p.next_offset)).collect();
+    let committed = Committed { pipeline: stored.pipeline_id.clone(), partitions };
+    let begin = Begin { epoch: stored.epoch, seq: stored.seq, committed: &committed };
+    match Keeper::begin(settings, &pipeline.source, &begin, &pipeline.clock) {
+        Ok(keeper) => Some(Arc::new(keeper)),
+        Err(error) => {
+            pipeline.metrics.recent_failed();
+            tracing::error!(pipeline = pipeline.source.source.name, "{error}; there are none until the next start");
+            None
+        }
+    }
 }
 
 fn recreated(pipeline: &Pipeline, was: &str, is: &str) -> Error {

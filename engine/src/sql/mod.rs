@@ -11,6 +11,7 @@
 mod aggregates;
 mod catalog;
 pub mod endpoint;
+mod expand;
 mod explain;
 mod functions;
 pub mod guard;
@@ -28,6 +29,7 @@ mod view;
 pub mod window;
 
 pub use catalog::{Catalog, physical_rules, read_files};
+pub use expand::{ending, udfs as window_udfs};
 pub use planned::{PlannedSource, PlannedView};
 pub use split::ROW;
 pub use statement::parse_interval_us as duration_us;

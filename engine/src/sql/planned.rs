@@ -50,6 +50,8 @@ pub struct PlannedView {
     pub table: Table,
     /// Names everything that decides an answer; a view with another fingerprint is another view.
     pub fingerprint: String,
+    /// The statement as it stands in its file.
+    pub text: String,
 }
 
 impl PlannedView {

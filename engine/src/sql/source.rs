@@ -10,7 +10,7 @@ use sqlparser::ast::{self, ExactNumberInfo, TimezoneInfo};
 use sqlparser::tokenizer::Token;
 
 use super::statement::{Cursor, interval_us};
-use crate::batch::HIDDEN;
+use crate::batch::{HIDDEN, INGESTED};
 use crate::error::{Error, Result};
 
 /// A source as it was declared.
@@ -150,7 +150,7 @@ fn read(cursor: &mut Cursor<'_>, faults: &mut Vec<Error>) -> Result<Option<Sourc
                 .hint("a source is a log of records; views have keys"));
         } else {
             let column = parse_column(cursor, faults)?;
-            if HIDDEN.contains(&column.name.as_str()) || column.name.starts_with("__") {
+            if HIDDEN.contains(&column.name.as_str()) || column.name == INGESTED || column.name.starts_with("__") {
                 let told = format!("column name {} is reserved", column.name);
                 faults.push(cursor.error_at(place, "TG-SQL-SOURCE", told));
             }

@@ -208,6 +208,7 @@ fn split(state: &SessionState, sources: &[PlannedSource], view: &ViewText, raw: 
         filters_groups: has_filter(&analyzed),
         table,
         fingerprint,
+        text: view.text.clone(),
     })
 }
 

@@ -80,6 +80,7 @@ pub(super) fn plan(
         filters_groups: false,
         table: Table { name: name.clone(), columns },
         fingerprint: fingerprint(source, view),
+        text: view.text.clone(),
         source: scan,
     })
 }

@@ -87,6 +87,11 @@ impl Cursor<'_> {
         &self.tokens.file
     }
 
+    /// The whole statement as it stands in its file.
+    pub fn text(&self) -> &str {
+        &self.tokens.text
+    }
+
     /// The index of the next token, to name its place later.
     pub fn index(&self) -> usize {
         self.index

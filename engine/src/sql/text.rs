@@ -19,6 +19,8 @@ pub struct Tokens {
     pub file: String,
     /// The tokens.
     pub tokens: Vec<TokenWithSpan>,
+    /// Them as they stand in the file.
+    pub text: String,
 }
 
 impl Tokens {
@@ -40,6 +42,7 @@ impl Tokens {
 
 /// Cuts a file into statements; and its faults. `variable` answers for `${NAME}`.
 pub fn statements(file: &str, text: &str, variable: impl Fn(&str) -> Option<String>) -> (Vec<Tokens>, Vec<Error>) {
+    let original = text;
     let (text, edits, mut faults) = substitute(file, text, variable);
     let mut tokens = Vec::new();
     if let Err(error) = Tokenizer::new(&DIALECT, &text).tokenize_with_location_into_buf(&mut tokens) {
@@ -65,9 +68,21 @@ pub fn statements(file: &str, text: &str, variable: impl Fn(&str) -> Option<Stri
     }
     found.push(current);
     let whole = found.into_iter().filter(|tokens: &Vec<_>| !tokens.is_empty());
-    let statements =
-        whole.map(|tokens| Tokens { file: file.to_string(), tokens: drop_table_keyword(tokens) }).collect();
-    (statements, faults)
+    let statements = whole.map(|tokens| {
+        let (first, last) = (tokens.first().map(|token| token.span.start), tokens.last().map(|token| token.span.end));
+        let at = |location: Option<Location>| location.map_or(0, |location| offset(original, location));
+        let text = original.get(at(first)..at(last)).unwrap_or_default().to_string();
+        Tokens { file: file.to_string(), tokens: drop_table_keyword(tokens), text }
+    });
+    (statements.collect(), faults)
+}
+
+/// The byte at which a place of a text is.
+fn offset(text: &str, location: Location) -> usize {
+    let before = usize::try_from(location.line.saturating_sub(1)).unwrap_or_default();
+    let column = usize::try_from(location.column.saturating_sub(1)).unwrap_or_default();
+    let line: usize = text.split_inclusive('\n').take(before).map(str::len).sum();
+    text[line..].char_indices().nth(column).map_or(text.len(), |(at, _)| line + at)
 }
 
 /// A statement as it stands in a text.
@@ -88,10 +103,7 @@ pub fn declarations<'a>(file: &str, text: &'a str) -> Result<(Vec<StatementText>
     let mut tokens = Vec::new();
     // What follows the declarations need not be SQL.
     let broken = Tokenizer::new(&DIALECT, text).tokenize_with_location_into_buf(&mut tokens).err();
-    let offset = |location: Location| {
-        let line: usize = text.split_inclusive('\n').take(location.line as usize - 1).map(str::len).sum();
-        text[line..].char_indices().nth(location.column as usize - 1).map_or(text.len(), |(at, _)| line + at)
-    };
+    let offset = |location: Location| offset(text, location);
     let is_blank = |token: &&TokenWithSpan| matches!(token.token, Token::Whitespace(_) | Token::EOF);
     let (mut found, mut rest) = (Vec::new(), tokens.as_slice());
     while let Some(first) = rest.iter().find(|token| !is_blank(token)) {
@@ -141,7 +153,7 @@ fn declared(word: &Word) -> Option<String> {
 }
 
 /// `TUMBLE(TABLE t, …)` names its table as SQL:2016 does; the parser knows only `TUMBLE(t, …)`.
-fn drop_table_keyword(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+pub fn drop_table_keyword(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let is_table = |i: usize| {
         let word = |i: usize| tokens.get(i).map(|t| &t.token);
         matches!(word(i), Some(Token::Word(w)) if w.keyword == Keyword::TABLE)

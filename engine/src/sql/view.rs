@@ -12,11 +12,12 @@ use sqlparser::ast::{
 };
 use sqlparser::parser::Parser;
 
+use super::expand;
 use super::planned::Emit;
 use super::statement::parse_interval_us;
 use super::statement::{Cursor, interval_us, normal};
 use super::text::DIALECT;
-use super::window::{Edge, Kind, SIZE_MAX_US, Windows, call};
+use super::window::{Edge, Kind, PANES_MAX, SIZE_MAX_US, Windows, call};
 use crate::error::{Error, Result};
 
 /// A view as it was written.
@@ -38,6 +39,8 @@ pub struct ViewText {
     pub retention_us: Option<i64>,
     /// The query as it was, in a normal form, for the fingerprint.
     pub normal: String,
+    /// The whole statement as it stands in its file, variables and all.
+    pub text: String,
 }
 
 /// Parses from behind `CREATE MATERIALIZED VIEW`.
@@ -68,7 +71,7 @@ pub fn parse(cursor: &mut Cursor<'_>) -> Result<ViewText> {
     }
     cursor.expect_words(&["as"])?;
     let emit = cursor.find(&["emit", "on"]);
-    let text = cursor.normal(cursor.index(), emit);
+    let query_text = cursor.normal(cursor.index(), emit);
     let mut query = cursor.parse_until(emit, |parser| parser.parse_query())?;
     if cursor.index() < emit {
         return Err(cursor.error("TG-SQL-SYNTAX", "the query should end here"));
@@ -80,18 +83,44 @@ pub fn parse(cursor: &mut Cursor<'_>) -> Result<ViewText> {
     }
     cursor.end()?;
     let normal = match emit {
-        Emit::Update => text,
-        Emit::Close => format!("{text} emit on window close"),
+        Emit::Update => query_text,
+        Emit::Close => format!("{query_text} emit on window close"),
     };
-    let mut rewrite = Rewrite { file: cursor.file().to_string() };
-    if let ControlFlow::Break(error) = VisitMut::visit(&mut query, &mut rewrite) {
-        return Err(error);
+    plain_windows(&mut query, cursor.file(), Windowing::Panes)?;
+    Ok(ViewText {
+        name,
+        file: cursor.file().to_string(),
+        line,
+        column,
+        query,
+        emit,
+        retention_us,
+        normal,
+        text: cursor.text().to_string(),
+    })
+}
+
+/// What becomes of a row that is in several windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Windowing {
+    /// It stays one, in its pane: a view merges panes. Whatever else stands in FROM is refused here.
+    Panes,
+    /// It becomes one in each of them. Whatever else stands in FROM is left for others to judge.
+    Rows,
+}
+
+/// Writes the window functions of a query as subqueries.
+pub fn plain_windows(query: &mut Query, file: &str, windowing: Windowing) -> Result<()> {
+    let mut rewrite = Rewrite { file: file.to_string(), windowing };
+    match VisitMut::visit(query, &mut rewrite) {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(()),
     }
-    Ok(ViewText { name, file: cursor.file().to_string(), line, column, query, emit, retention_us, normal })
 }
 
 struct Rewrite {
     file: String,
+    windowing: Windowing,
 }
 
 impl VisitorMut for Rewrite {
@@ -110,8 +139,11 @@ impl Rewrite {
         let place = factor.span().start;
         let error =
             |code, message: String| Error::query(code, message).at(&self.file, place.line.max(1), place.column.max(1));
-        if let Some(what) = unheard(factor) {
-            return Err(error("TG-SQL-NOT-YET", format!("{what} is not supported yet")).hint("leave it out"));
+        let strict = self.windowing == Windowing::Panes;
+        let unheard = unheard(factor)
+            .map(|what| error("TG-SQL-NOT-YET", format!("{what} is not supported yet")).hint("leave it out"));
+        if let (true, Some(unheard)) = (strict, &unheard) {
+            return Err(unheard.clone());
         }
         let (name, args, alias) = match factor {
             TableFactor::Table { name, args: Some(args), alias, .. } => {
@@ -133,6 +165,7 @@ impl Rewrite {
                 return Err(error("TG-SQL-NOT-YET", "the window function SESSION is not supported yet".to_string())
                     .hint("use TUMBLE, HOP or CUMULATE"));
             }
+            _ if !strict => return Ok(()),
             _ => {
                 return Err(error("TG-SQL-WINDOW", format!("there is no table function {function}"))
                     .hint("window functions are TUMBLE, HOP and CUMULATE, as in TUMBLE(source, time_column, INTERVAL '1 minute')"));
@@ -145,7 +178,10 @@ impl Rewrite {
             columns: Vec::new(),
             at: None,
         });
-        *factor = plain(&given, alias)?;
+        if let Some(unheard) = unheard {
+            return Err(unheard);
+        }
+        *factor = plain(&given, alias, self.windowing)?;
         Ok(())
     }
 }
@@ -211,7 +247,9 @@ fn arguments(kind: Kind, args: &[FunctionArg]) -> Result<Given, String> {
             "timecol" => time = Some(descriptor(value).ok_or(format!("{function}: {value} is not a time column"))?),
             "size" => size = Some(length("window size")?),
             "offset" => {
-                offset = interval_us(value).ok_or(format!("{function}: {value} is not an offset of fixed length"))?;
+                offset = interval_us(value).filter(|us| us.saturating_abs() <= SIZE_MAX_US).ok_or(format!(
+                    "{function}: {value} is not an offset of fixed length, of at most a hundred years"
+                ))?;
             }
             name => step = Some(length(name)?),
         }
@@ -231,9 +269,6 @@ fn arguments(kind: Kind, args: &[FunctionArg]) -> Result<Given, String> {
     }
     Ok(Given { table: table.ok_or(missing("source"))?, time: time.ok_or(missing("time column"))?, windows })
 }
-
-/// The panes of a window are merged each time it is published: a day by the minute is the most.
-const PANES_MAX: i64 = 1440;
 
 fn identifier(expr: &Expr) -> Option<Ident> {
     match expr {
@@ -258,14 +293,17 @@ fn is_named(name: &ObjectName, expected: &str) -> bool {
 }
 
 /// The subquery that stands for a window function; the time column's name keeps its place.
-fn plain(given: &Given, alias: TableAlias) -> Result<TableFactor> {
+fn plain(given: &Given, alias: TableAlias, windowing: Windowing) -> Result<TableFactor> {
     let column = |edge| call("tg_time", given.windows, edge);
-    let text = format!(
-        "SELECT *, {} AS window_start, {} AS window_end, {} AS window_time FROM tg_table",
-        column(Edge::Start),
-        column(Edge::End),
-        column(Edge::Time)
-    );
+    let text = match (windowing, given.windows.kind) {
+        (Windowing::Rows, Kind::Hop | Kind::Cumulate) => expand::text(given.windows),
+        _ => format!(
+            "SELECT *, {} AS window_start, {} AS window_end, {} AS window_time FROM tg_table",
+            column(Edge::Start),
+            column(Edge::End),
+            column(Edge::Time)
+        ),
+    };
     let mut query = Parser::new(&DIALECT)
         .try_with_sql(&text)
         .and_then(|mut parser| parser.parse_query())

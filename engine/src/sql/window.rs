@@ -22,6 +22,9 @@ pub const WINDOW_UDF: &str = "tidegate_window";
 /// The longest window: a hundred years, so that no sum with a time of the years 1 to 9999 overflows.
 pub const SIZE_MAX_US: i64 = 36_525 * 86_400_000_000;
 
+/// The panes of a window are merged each time it is published: a day by the minute is the most.
+pub const PANES_MAX: i64 = 1440;
+
 /// How windows lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -156,11 +159,16 @@ const EDGES: [Edge; 3] = [Edge::Start, Edge::End, Edge::Time];
 
 /// The call that stands for an edge of a window, as text over the column `time`.
 pub fn call(time: &str, windows: Windows, edge: Edge) -> String {
+    call_of(WINDOW_UDF, time, windows, edge)
+}
+
+/// The same of another function with these arguments.
+pub fn call_of(function: &str, time: &str, windows: Windows, edge: Edge) -> String {
     let place = |found: Option<usize>| found.unwrap_or_default();
     let kind = place(KINDS.iter().position(|kind| *kind == windows.kind));
     let edge = place(EDGES.iter().position(|other| *other == edge));
     let Windows { size_us, step_us, offset_us, .. } = windows;
-    format!("{WINDOW_UDF}({time}, {kind}, {size_us}, {step_us}, {offset_us}, {edge})")
+    format!("{function}({time}, {kind}, {size_us}, {step_us}, {offset_us}, {edge})")
 }
 
 /// What a call's constant arguments, those behind the time, say.
@@ -168,7 +176,11 @@ pub fn called(constants: &[i64]) -> Option<(Windows, Edge)> {
     let [kind, size_us, step_us, offset_us, edge] = *constants else { return None };
     let kind = *KINDS.get(usize::try_from(kind).ok()?)?;
     let edge = *EDGES.get(usize::try_from(edge).ok()?)?;
-    Some((Windows { kind, size_us, step_us, offset_us }, edge))
+    let length = 1..=SIZE_MAX_US;
+    // Whoever writes a call by hand cannot ask for more than a window function could.
+    let sound = length.contains(&size_us) && length.contains(&step_us) && offset_us.saturating_abs() <= SIZE_MAX_US;
+    let windows = Windows { kind, size_us, step_us, offset_us };
+    (sound && size_us / windows.pane_us() <= PANES_MAX).then_some((windows, edge))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -14,12 +16,13 @@ use uuid::Uuid;
 use super::pieces::{STATE_VERSION, unpack};
 use super::status::{DeadLetterRow, PartitionStatus, PipelineStatus, Status, ViewStatus};
 use super::{
-    Commit, Expired, FoundPiece, GIVEN_REASONS, GivenReject, Lease, Settled, Snapshot, Stop, Store, Stored,
-    StoredPartition, StoredView, ViewStart, Wanted, Writer, expired_rows,
+    Commit, Expired, FoundPiece, GIVEN_REASONS, GivenReject, Lease, Letters, Moment, Settled, Snapshot, Stop, Store,
+    Stored, StoredPartition, StoredView, ViewStart, Wanted, Writer, expired_rows,
 };
+use crate::batch::Committed;
 use crate::error::{Error, Result};
 use crate::sql::planned::Table;
-use crate::time::NONE;
+use crate::time::{NONE, clock};
 use crate::view::Counts;
 
 /// Everything that was committed.
@@ -35,6 +38,10 @@ struct Held {
 }
 
 struct Pipeline {
+    life: Uuid,
+    committed_at: i64,
+    /// By partition.
+    high_watermarks: BTreeMap<i32, i64>,
     epoch: i64,
     seq: i64,
     id: Uuid,
@@ -122,6 +129,44 @@ impl MemoryStore {
 }
 
 impl Held {
+    fn status(&self) -> Status {
+        let mut status = Status::default();
+        for (name, p) in &self.pipelines {
+            status.pipelines.push(PipelineStatus {
+                pipeline: name.clone(),
+                id: p.life.to_string(),
+                committed_at: p.committed_at,
+                topic: p.topic.clone(),
+                commits: p.seq,
+                watermark: p.frontier,
+                read: p.read,
+                decoded: p.decoded,
+                rejected: p.rejected,
+            });
+            status.partitions.extend(p.partitions.values().map(|partition| PartitionStatus {
+                pipeline: name.clone(),
+                partition: partition.partition,
+                start_offset: partition.start_offset,
+                high_watermark: p.high_watermarks.get(&partition.partition).copied().unwrap_or_default(),
+                next_offset: partition.next_offset,
+                watermark: partition.watermark,
+                idle: partition.idle,
+            }));
+            status.views.extend(p.views.values().map(|view| ViewStatus {
+                view: view.stored.view.clone(),
+                pipeline: name.clone(),
+                fingerprint: view.stored.fingerprint.clone(),
+                closed_until: view.closed_until,
+                counts: view.counts,
+            }));
+        }
+        status
+    }
+
+    fn dead_letters(&self, newest: usize) -> Vec<DeadLetterRow> {
+        self.pipelines.values().flat_map(|p| p.dead_letters.iter().rev().take(newest).cloned()).collect()
+    }
+
     /// A pipeline, while this epoch is its newest.
     fn owned(&mut self, name: &str, epoch: i64) -> Result<&mut Pipeline> {
         let pipeline = self.pipeline(name)?;
@@ -144,39 +189,11 @@ impl Store for MemoryStore {
     }
 
     async fn status(&self) -> Result<Status> {
-        let held = self.held();
-        let mut status = Status::default();
-        for (name, p) in &held.pipelines {
-            status.pipelines.push(PipelineStatus {
-                pipeline: name.clone(),
-                topic: p.topic.clone(),
-                commits: p.seq,
-                watermark: p.frontier,
-                read: p.read,
-                decoded: p.decoded,
-                rejected: p.rejected,
-            });
-            status.partitions.extend(p.partitions.values().map(|partition| PartitionStatus {
-                pipeline: name.clone(),
-                partition: partition.partition,
-                next_offset: partition.next_offset,
-                watermark: partition.watermark,
-                idle: partition.idle,
-            }));
-            status.views.extend(p.views.values().map(|view| ViewStatus {
-                view: view.stored.view.clone(),
-                pipeline: name.clone(),
-                fingerprint: view.stored.fingerprint.clone(),
-                closed_until: view.closed_until,
-                counts: view.counts,
-            }));
-        }
-        Ok(status)
+        Ok(self.held().status())
     }
 
     async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>> {
-        let held = self.held();
-        Ok(held.pipelines.values().flat_map(|p| p.dead_letters.iter().rev().take(newest).cloned()).collect())
+        Ok(self.held().dead_letters(newest))
     }
 
     async fn rows(&self, table: &Table, newest: Option<usize>) -> Result<RecordBatch> {
@@ -192,7 +209,8 @@ impl Store for MemoryStore {
     async fn snapshot(&self, _: Duration) -> Result<Arc<dyn Snapshot>> {
         let held = self.held();
         let tables = held.tables.iter().map(|(name, rows)| Ok((name.clone(), rows.batch()?)));
-        Ok(Arc::new(MemorySnapshot { tables: tables.collect::<Result<_>>()? }))
+        let tables = tables.collect::<Result<_>>()?;
+        Ok(Arc::new(MemorySnapshot { tables, status: held.status(), dead_letters: held.dead_letters(usize::MAX) }))
     }
 
     async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64> {
@@ -223,10 +241,12 @@ impl Store for MemoryStore {
 /// Every table as it was.
 struct MemorySnapshot {
     tables: BTreeMap<String, RecordBatch>,
+    status: Status,
+    dead_letters: Vec<DeadLetterRow>,
 }
 
 #[async_trait]
-impl Snapshot for MemorySnapshot {
+impl Moment for MemorySnapshot {
     async fn rows(&self, table: &Table, wanted: &Wanted) -> Result<RecordBatch> {
         let rows = self.tables.get(&table.name).cloned();
         let rows = rows.unwrap_or_else(|| RecordBatch::new_empty(table.schema()));
@@ -235,6 +255,32 @@ impl Snapshot for MemorySnapshot {
 
     async fn extent(&self, _: &Table, _: usize) -> Result<Option<(i64, i64)>> {
         Ok(None)
+    }
+
+    async fn committed(&self, pipeline: &str) -> Result<Option<Committed>> {
+        Ok(Snapshot::status(self).await?.committed(pipeline))
+    }
+}
+
+#[async_trait]
+impl Snapshot for MemorySnapshot {
+    async fn status(&self) -> Result<Status> {
+        Ok(self.status.clone())
+    }
+
+    async fn dead_letters(&self, asked: Letters) -> Result<Vec<DeadLetterRow>> {
+        Ok(self.dead_letters.iter().take(asked.newest).cloned().collect())
+    }
+
+    async fn counts(&self, table: &Table, column: usize) -> Result<Vec<(i64, i64)>> {
+        let Some(rows) = self.tables.get(&table.name) else { return Ok(Vec::new()) };
+        let times =
+            cast(&cast(rows.column(column), &DataType::Timestamp(TimeUnit::Microsecond, None))?, &DataType::Int64)?;
+        let mut counts = BTreeMap::new();
+        for time in times.as_primitive::<Int64Type>().iter().flatten() {
+            *counts.entry(time).or_insert(0) += 1;
+        }
+        Ok(counts.into_iter().collect())
     }
 
     async fn done(&self) -> Result<()> {
@@ -255,6 +301,9 @@ impl Lease for MemoryLease {
         let elsewhere =
             others.flat_map(|(name, p)| p.views.keys().map(move |view| (view.clone(), name.clone()))).collect();
         let pipeline = held.pipelines.entry(self.pipeline.clone()).or_insert_with(|| Pipeline {
+            life: Uuid::new_v4(),
+            committed_at: NONE,
+            high_watermarks: BTreeMap::new(),
             epoch: 0,
             seq: 0,
             id: Uuid::nil(),
@@ -274,6 +323,7 @@ impl Lease for MemoryLease {
         super::same_topic(&self.pipeline, &pipeline.topic, topic)?;
         pipeline.epoch += 1;
         let stored = Stored {
+            pipeline_id: pipeline.life.to_string(),
             epoch: pipeline.epoch,
             seq: pipeline.seq,
             frontier: pipeline.frontier,
@@ -404,6 +454,7 @@ impl Pipeline {
     /// What cannot fail.
     fn apply(&mut self, commit: &Commit, tables: &[Table]) {
         (self.seq, self.id, self.frontier) = (commit.seq, commit.id, commit.frontier);
+        self.committed_at = clock::wall_us();
         self.read += commit.read;
         self.decoded += commit.decoded;
         self.rejected += commit.rejected;
@@ -435,6 +486,7 @@ impl Pipeline {
         for moved in &commit.moves {
             if let Some(partition) = self.partitions.get_mut(&moved.range.partition) {
                 partition.advance(moved, commit.checkpoint.is_some());
+                self.high_watermarks.insert(moved.range.partition, moved.high_watermark);
             }
         }
     }

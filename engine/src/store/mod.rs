@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::batch::OffsetRange;
+use crate::batch::{Committed, OffsetRange};
 use crate::error::{Error, Result};
 use crate::sink::{Write, quoted};
 use crate::sql::planned::{Table, TableColumn};
@@ -62,16 +62,48 @@ pub trait Store: Send + Sync {
     async fn drop_view(&self, view: &str) -> Result<bool>;
 }
 
-/// The database as it was at one moment.
+/// What a query needs of one moment of the database.
 #[async_trait]
-pub trait Snapshot: Send + Sync {
+pub trait Moment: Send + Sync {
     /// Rows of a view's table, in any order; none if there is no such table. A store may give more than is wanted, but
     /// for the columns.
     async fn rows(&self, table: &Table, wanted: &Wanted) -> Result<RecordBatch>;
     /// The least and the greatest value of a time column in microseconds, unless there is none or it is no quick look.
     async fn extent(&self, table: &Table, column: usize) -> Result<Option<(i64, i64)>>;
+    /// Where a pipeline stands; none if it was never begun.
+    async fn committed(&self, pipeline: &str) -> Result<Option<Committed>>;
+}
+
+/// The database as it was at one moment.
+#[async_trait]
+pub trait Snapshot: Moment {
+    /// Where everything stands.
+    async fn status(&self) -> Result<Status>;
+    /// The newest dead letters.
+    async fn dead_letters(&self, asked: Letters) -> Result<Vec<DeadLetterRow>>;
+    /// How many rows a view's table has for each value of a time column, in microseconds; none if there is no such table.
+    /// An error where the values are too many.
+    async fn counts(&self, table: &Table, column: usize) -> Result<Vec<(i64, i64)>>;
     /// Ends it. One that is dropped instead costs its session.
     async fn done(&self) -> Result<()>;
+}
+
+/// Which dead letters are wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Letters {
+    /// At most so many.
+    pub newest: usize,
+    /// Those that were recorded at this time or later, in microseconds; more may come.
+    pub since: Option<i64>,
+    /// With their payloads.
+    pub payloads: bool,
+}
+
+impl Letters {
+    /// All of the newest.
+    pub fn newest(newest: usize) -> Self {
+        Self { newest, since: None, payloads: true }
+    }
 }
 
 /// What is wanted of a table.
@@ -248,7 +280,7 @@ pub struct Expired<'a> {
 }
 
 /// Names the form of our tables; a database of another is refused.
-pub const SCHEMA_VERSION: i64 = 2;
+pub const SCHEMA_VERSION: i64 = 3;
 
 /// What a database of another form hears.
 fn other_schema(found: i64) -> Error {
@@ -359,6 +391,8 @@ pub struct Move {
     pub rebuild_from: i64,
     /// The watermark before that offset.
     pub rebuild_watermark: i64,
+    /// What the broker told last of where the partition ends.
+    pub high_watermark: i64,
 }
 
 /// One view's part of a commit.
@@ -466,6 +500,8 @@ impl StoredPartition {
 /// What the database knows of a pipeline, read by the owner of a new epoch.
 #[derive(Debug)]
 pub struct Stored {
+    /// Names the pipeline's life: one that is made anew has another.
+    pub pipeline_id: String,
     /// The new epoch.
     pub epoch: i64,
     /// The last commit.

@@ -1,6 +1,8 @@
 //! Where everything stands, for people: what `tidegate view list`, the API, the demo and golden files show.
 
+use crate::batch::Committed;
 use crate::store::dead_letters::DeadLetter;
+use crate::time::clock;
 use crate::view::Counts;
 
 /// All pipelines of a database.
@@ -14,11 +16,23 @@ pub struct Status {
     pub views: Vec<ViewStatus>,
 }
 
+impl Status {
+    /// How far a pipeline is committed; none if it was never begun.
+    pub fn committed(&self, pipeline: &str) -> Option<Committed> {
+        let known = self.pipelines.iter().find(|known| known.pipeline == pipeline)?;
+        let partitions = self.partitions.iter().filter(|partition| partition.pipeline == pipeline);
+        let partitions = partitions.map(|p| (p.partition, p.start_offset, p.next_offset)).collect();
+        Some(Committed { pipeline: known.id.clone(), partitions })
+    }
+}
+
 /// A pipeline: read = decoded + rejected.
 #[derive(Debug, Clone)]
 pub struct PipelineStatus {
     /// Its name, which is that of its source.
     pub pipeline: String,
+    /// Names its life.
+    pub id: String,
     /// What it reads.
     pub topic: String,
     /// How many commits it has made.
@@ -31,6 +45,8 @@ pub struct PipelineStatus {
     pub decoded: i64,
     /// Those that did not.
     pub rejected: i64,
+    /// When the last commit was made, in microseconds.
+    pub committed_at: i64,
 }
 
 /// A partition.
@@ -40,8 +56,12 @@ pub struct PartitionStatus {
     pub pipeline: String,
     /// Its number.
     pub partition: i32,
+    /// Where the pipeline began to read.
+    pub start_offset: i64,
     /// Every record below has had its effect.
     pub next_offset: i64,
+    /// Where the partition ended when it was last read.
+    pub high_watermark: i64,
     /// Its watermark.
     pub watermark: i64,
     /// Whether it holds the frontier no longer.
@@ -86,6 +106,10 @@ pub struct DeadLetterRow {
     pub detail: String,
     /// The first bytes.
     pub payload: Option<Vec<u8>>,
+    /// The payload's whole size.
+    pub payload_size: Option<i64>,
+    /// When it was recorded, in microseconds.
+    pub recorded_at: i64,
 }
 
 impl DeadLetterRow {
@@ -102,6 +126,8 @@ impl DeadLetterRow {
             offsets: letter.offsets.clone(),
             detail: letter.detail.clone(),
             payload: letter.payload.clone(),
+            payload_size: letter.payload_size,
+            recorded_at: clock::wall_us(),
         }
     }
 

@@ -9,6 +9,7 @@
 //! known to do so is refused here, by the name of the limit; what is not known ends with the worker that runs it.
 //! The tree is walked on a thread whose stack holds the deepest one that its tokens allow.
 
+mod hidden;
 mod tokens;
 mod tree;
 
@@ -22,12 +23,14 @@ use futures::executor::block_on;
 use serde::{Deserialize, Serialize};
 use sqlparser::ast::{self, Expr, Query, Value, VisitMut, VisitorMut};
 use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::TokenWithSpan;
+use sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use super::expand;
 use super::explain::{self, Relation};
 use super::names;
 use super::names::Named;
-use super::text::DIALECT;
+use super::text::{DIALECT, drop_table_keyword};
+use super::view;
 use crate::error::{Error, Result};
 use tokens::one_statement;
 
@@ -86,12 +89,18 @@ pub type Parameters = HashMap<String, Given>;
 pub struct Asked {
     query: Box<Query>,
     explain: bool,
+    hidden: bool,
 }
 
 impl Asked {
     /// Whether its plan is asked for, and no rows.
     pub fn is_explain(&self) -> bool {
         self.explain
+    }
+
+    /// Whether it names a column that is hidden unless it is named.
+    pub fn names_hidden(&self) -> bool {
+        self.hidden
     }
 
     /// Its plan; or the first column that is not there, and the like.
@@ -129,11 +138,30 @@ pub fn look(text: &str) -> Result<()> {
     one_statement(text).map(drop)
 }
 
-/// Reads a text, with values for its parameters. `tables` are those that there are. It may take for ever: the process must
+/// The relations that there are.
+#[derive(Debug, Clone, Default)]
+pub struct Known<'a> {
+    /// Tables.
+    pub tables: Vec<&'a str>,
+    /// Sources.
+    pub sources: Vec<&'a str>,
+}
+
+impl Known<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.tables.contains(&name) || self.sources.contains(&name)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &str> {
+        self.tables.iter().chain(&self.sources).copied()
+    }
+}
+
+/// Reads a text, with values for its parameters. `known` are the relations that there are. It may take for ever: the process must
 /// be one that can be ended.
-pub fn check(text: &str, parameters: &Parameters, tables: &[&str]) -> Result<Asked> {
+pub fn check(text: &str, parameters: &Parameters, known: &Known<'_>) -> Result<Asked> {
     let tokens = one_statement(text)?;
-    let walk = || read(tokens, parameters, tables);
+    let walk = || read(tokens, parameters, known);
     let walked = std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("guard".to_string()).stack_size(STACK_BYTES);
         thread.spawn_scoped(scope, walk).map(std::thread::ScopedJoinHandle::join)
@@ -156,8 +184,20 @@ fn read_only(message: String) -> Error {
     Error::query("TG-QUERY-READ-ONLY", message).hint("only SELECT, WITH, VALUES and EXPLAIN are answered here")
 }
 
+/// Whether a word is a function that only stands for a window.
+fn is_window_call(token: &TokenWithSpan) -> bool {
+    matches!(&token.token, Token::Word(word) if expand::is_ours(&word.value.to_lowercase()))
+}
+
 /// The tree of the tokens, with values for its parameters.
-fn read(tokens: Vec<TokenWithSpan>, parameters: &Parameters, tables: &[&str]) -> Result<Asked> {
+fn read(tokens: Vec<TokenWithSpan>, parameters: &Parameters, known: &Known<'_>) -> Result<Asked> {
+    let tokens = drop_table_keyword(tokens);
+    if let Some(ours) = tokens.iter().find(|token| is_window_call(token)) {
+        let (at, name) = (ours.span.start, &ours.token);
+        let error = Error::query("TG-QUERY-FUNCTION", format!("there is no function {name}"));
+        return Err(error.hint("write TUMBLE, HOP or CUMULATE in FROM").at(FILE, at.line, at.column));
+    }
+    let hidden = hidden::named(&tokens);
     let places: Vec<(u64, u64)> = tokens.iter().map(|token| (token.span.start.line, token.span.start.column)).collect();
     let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(tokens);
     let parsed = parser.parse_statement();
@@ -185,12 +225,16 @@ fn read(tokens: Vec<TokenWithSpan>, parameters: &Parameters, tables: &[&str]) ->
         ast::Statement::Explain { .. } => return Err(read_only("EXPLAIN has no options here".to_string())),
         _ => return Err(read_only("this statement is not answered".to_string())),
     };
-    tree::walk(&query, tables)?;
+    if hidden {
+        hidden::keep_hidden(&mut query, &known.sources);
+    }
+    view::plain_windows(&mut query, FILE, view::Windowing::Rows)?;
+    tree::walk(&query, known)?;
     let mut filling = Filling { parameters, filled: 0 };
     if let ControlFlow::Break(error) = VisitMut::visit(&mut query, &mut filling) {
         return Err(error);
     }
-    Ok(Asked { query, explain })
+    Ok(Asked { query, explain, hidden })
 }
 
 /// Puts values where parameters stand.
@@ -233,19 +277,23 @@ impl VisitorMut for Filling<'_> {
 mod tests {
     use super::*;
 
+    fn known() -> Known<'static> {
+        Known { tables: vec!["minutes", "levels", "tidegate.progress"], sources: vec!["records"] }
+    }
+
     fn code(text: &str) -> String {
         // The api looks only; a worker looks and reads.
         if let Err(error) = look(text) {
             return error.code.to_string();
         }
-        match check(text, &Parameters::new(), &["minutes", "levels"]) {
+        match check(text, &Parameters::new(), &known()) {
             Ok(_) => "ok".to_string(),
             Err(error) => error.code.to_string(),
         }
     }
 
     fn told(text: &str) -> String {
-        check(text, &Parameters::new(), &["minutes", "levels"]).expect_err(text).to_string()
+        check(text, &Parameters::new(), &known()).expect_err(text).to_string()
     }
 
     #[test]
@@ -258,6 +306,10 @@ mod tests {
             "EXPLAIN SELECT count(*) FROM minutes",
             "WITH a AS (SELECT * FROM minutes) SELECT * FROM a JOIN levels v ON v.id = a.id",
             "SELECT * FROM public.minutes WHERE x IN (SELECT y FROM levels) -- and so on",
+            "SELECT * FROM tidegate.progress p JOIN TIDEGATE.progress USING (part)",
+            "SELECT window_start, count(*) FROM TUMBLE(records, ts, INTERVAL '1 minute') GROUP BY window_start",
+            "SELECT * FROM TABLE(HOP(TABLE records, DESCRIPTOR(ts), INTERVAL '1' MINUTE, INTERVAL '5' MINUTE)) h",
+            "WITH r AS (SELECT * FROM records) SELECT * FROM CUMULATE(r, ts, INTERVAL '1 hour', INTERVAL '1 day')",
             "SELECT row_number() OVER (PARTITION BY a ORDER BY b), extract(hour FROM ts), trim(a), a::int FROM minutes",
         ] {
             assert_eq!(code(text), "ok", "{text}");
@@ -285,6 +337,16 @@ mod tests {
             ("SELECT * FROM '/etc/passwd'", "TG-QUERY-TABLE"),
             ("SELECT * FROM \"/etc/passwd\"", "TG-QUERY-TABLE"),
             ("SELECT * FROM information_schema.df_settings", "TG-QUERY-TABLE"),
+            ("SELECT * FROM progress", "TG-QUERY-TABLE"),
+            ("SELECT * FROM tidegate.pipelines", "TG-QUERY-TABLE"),
+            ("SELECT * FROM tidegate.records", "TG-QUERY-TABLE"),
+            ("SELECT * FROM TUMBLE(recods, ts, INTERVAL '1 minute')", "TG-QUERY-TABLE"),
+            ("SELECT * FROM TUMBLE(records, ts, INTERVAL '1 month')", "TG-SQL-WINDOW"),
+            ("SELECT * FROM HOP(records, ts, INTERVAL '1 second', INTERVAL '1 day')", "TG-SQL-WINDOW"),
+            ("SELECT * FROM TUMBLE(records, ts, INTERVAL '1 minute') TABLESAMPLE BERNOULLI (1)", "TG-SQL-NOT-YET"),
+            ("SELECT tidegate_windows(now(), 1, 60000000, 7000000, 0, 1)", "TG-QUERY-FUNCTION"),
+            ("SELECT \"tidegate_window\"(now(), 1, 60000000, 7000000, 0, 1)", "TG-QUERY-FUNCTION"),
+            ("SELECT * FROM SESSION(records, ts, INTERVAL '1 minute')", "TG-SQL-NOT-YET"),
             ("SELECT * FROM read_csv('/etc/passwd')", "TG-QUERY-FUNCTION"),
             ("SELECT * FROM generate_series(1, 1000000000)", "TG-QUERY-FUNCTION"),
             ("SELECT repeat('x', 1500000000)", "TG-QUERY-FUNCTION"),
@@ -372,7 +434,7 @@ mod tests {
     fn values_that_stand_in_many_places_are_counted() {
         let given = Parameters::from([("1".to_string(), Given::Text("x".repeat(1 << 20)))]);
         let text = format!("SELECT 1 IN ({})", ["$1"; 5].join(","));
-        assert_eq!(check(&text, &given, &[]).expect_err("5 MiB").code, "TG-QUERY-COMPLEX");
+        assert_eq!(check(&text, &given, &Known::default()).expect_err("5 MiB").code, "TG-QUERY-COMPLEX");
     }
 
     #[test]
@@ -380,7 +442,7 @@ mod tests {
         let mut given = Parameters::new();
         given.insert("1".to_string(), Given::Text("'; DROP TABLE minutes; --".to_string()));
         given.insert("n".to_string(), Given::Number("-3".to_string()));
-        let asked = check("SELECT * FROM minutes WHERE a = $1 AND b > $n", &given, &["minutes"]).expect("it reads");
+        let asked = check("SELECT * FROM minutes WHERE a = $1 AND b > $n", &given, &known()).expect("it reads");
         assert_eq!(asked.query.to_string(), "SELECT * FROM minutes WHERE a = '''; DROP TABLE minutes; --' AND b > -3");
     }
 }

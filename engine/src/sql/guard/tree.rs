@@ -6,10 +6,10 @@ use std::ops::ControlFlow;
 use sqlparser::ast::{self, Expr, Ident, ObjectName, Query, Select, SetExpr, TableFactor, Visit, Visitor};
 
 use super::tokens::BRACKETS_MAX;
-use super::{FILE, complex, read_only};
+use super::{FILE, Known, complex, read_only};
 use crate::error::{Error, Result};
 use crate::sql::statement::normal;
-use crate::sql::{functions, names};
+use crate::sql::{expand, functions, names};
 
 /// Expressions, but for literals.
 const NODES_MAX: usize = 4_000;
@@ -22,9 +22,9 @@ const ARMS_MAX: usize = 200;
 /// Tables read, where each use of a CTE counts what it reads.
 const TABLES_MAX: u64 = 256;
 
-/// Refuses a query that goes beyond; `tables` are those that there are.
-pub fn walk(query: &Query, tables: &[&str]) -> Result<()> {
-    let mut walk = Walk { tables, queries: Vec::new(), nodes: 0, literals: 0, depth: 0 };
+/// Refuses a query that goes beyond; `known` are the relations that there are.
+pub fn walk(query: &Query, known: &Known<'_>) -> Result<()> {
+    let mut walk = Walk { known, queries: Vec::new(), nodes: 0, literals: 0, depth: 0 };
     match Visit::visit(query, &mut walk) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
@@ -42,7 +42,7 @@ struct Open {
 }
 
 struct Walk<'a> {
-    tables: &'a [&'a str],
+    known: &'a Known<'a>,
     queries: Vec<Open>,
     nodes: usize,
     literals: usize,
@@ -236,6 +236,7 @@ impl Visitor for Walk<'_> {
         match factor {
             TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
                 let error = Error::query("TG-QUERY-FUNCTION", format!("there is no table function {name}"));
+                let error = error.hint("there are TUMBLE, HOP and CUMULATE");
                 stop(at_ident(error, name.0.first().and_then(|part| part.as_ident())))
             }
             TableFactor::Table {
@@ -272,16 +273,16 @@ impl Visitor for Walk<'_> {
                 None => name,
             },
             [schema, name] if schema == "public" => name,
+            [schema, name] => &format!("{schema}.{name}"),
             _ => &relation.to_string(),
         };
-        if self.tables.contains(&name.as_str()) {
+        if self.known.has(name) {
             return self.reads(1);
         }
         let error = Error::query("TG-QUERY-TABLE", format!("there is no table {name}"));
-        let error = match names::nearest(name, self.tables.iter().copied()) {
+        let error = match names::nearest(name, self.known.all()) {
             Some(meant) => error.hint(format!("did you mean {meant}?")),
-            None if self.tables.is_empty() => error.hint("no view is declared"),
-            None => error.hint(format!("there are {}", self.tables.join(", "))),
+            None => error.hint(format!("there are {}", self.known.all().collect::<Vec<_>>().join(", "))),
         };
         stop(at_ident(error, parts.first().copied()))
     }
@@ -311,7 +312,7 @@ impl Visitor for Walk<'_> {
         if let Expr::Function(function) = expr {
             let parts: Vec<&Ident> = function.name.0.iter().filter_map(|part| part.as_ident()).collect();
             let name = parts.last().map(|part| normal(part)).unwrap_or_default();
-            if parts.len() != 1 || !functions::is_allowed(&name) {
+            if parts.len() != 1 || !(functions::is_allowed(&name) || expand::is_ours(&name)) {
                 let error = Error::query("TG-QUERY-FUNCTION", format!("there is no function {}", function.name));
                 let error = match functions::nearest(&name) {
                     Some(meant) => error.hint(format!("did you mean {meant}?")),

@@ -37,7 +37,7 @@ impl Session {
             .one(
                 "UPDATE tidegate.pipelines SET epoch = epoch + 1, holder = $2, system_id = CASE WHEN system_id = '' THEN $4 ELSE system_id END \
                  WHERE pipeline = $1 RETURNING epoch, commit_seq, coalesce((extract(epoch FROM watermark) * 1000000)::bigint, $3::bigint), \
-                 topic, topic_id, system_id, checkpoint_seq, state_version",
+                 topic, topic_id, system_id, checkpoint_seq, state_version, pipeline_id::text",
                 &[&pipeline, &holder(), &NONE, &system],
             )
             .await?;
@@ -72,6 +72,7 @@ impl Session {
             self.all("SELECT view, pipeline FROM tidegate.view_progress WHERE pipeline <> $1", &[&pipeline]).await?;
         self.batch("COMMIT").await?;
         Ok(Stored {
+            pipeline_id: row.get(8),
             elsewhere: elsewhere.iter().map(|row| (row.get(0), row.get(1))).collect(),
             epoch: row.get(0),
             seq: row.get(1),

@@ -7,6 +7,7 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use tokio_postgres::Row;
 
 use super::lease::PostgresLease;
 use super::snapshot::PostgresSnapshot;
@@ -15,7 +16,7 @@ use crate::error::Result;
 use crate::sink::quoted;
 use crate::sql::planned::{Table, TableColumn};
 use crate::store::status::{DeadLetterRow, PartitionStatus, PipelineStatus, Status, ViewStatus};
-use crate::store::{Expired, Lease, Snapshot, Stop, Store};
+use crate::store::{Expired, Lease, Letters, Snapshot, Stop, Store};
 use crate::time::NONE;
 use crate::view::Counts;
 
@@ -35,7 +36,7 @@ pub(super) fn as_text(column: &TableColumn) -> String {
 }
 
 /// Rows of columns that came as text.
-pub(super) fn text_rows(rows: &[tokio_postgres::Row], schema: &SchemaRef) -> Result<RecordBatch> {
+pub(super) fn text_rows(rows: &[Row], schema: &SchemaRef) -> Result<RecordBatch> {
     let mut arrays: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
     for (index, field) in schema.fields().iter().enumerate() {
         let text: StringArray = rows.iter().map(|row| row.get::<_, Option<&str>>(index)).collect();
@@ -44,6 +45,111 @@ pub(super) fn text_rows(rows: &[tokio_postgres::Row], schema: &SchemaRef) -> Res
     }
     let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
     Ok(RecordBatch::try_new_with_options(schema.clone(), arrays, &options)?)
+}
+
+/// Where everything stands; to be asked in a transaction that sees one moment.
+pub(super) async fn status(session: &Session) -> Result<Status> {
+    if !has_tables(session).await? {
+        return Ok(Status::default());
+    }
+    let pipelines = session
+        .all(
+            &format!(
+                "SELECT pipeline, topic, commit_seq, {}, records_read, records_decoded, records_rejected, pipeline_id::text, {} \
+                 FROM tidegate.pipelines ORDER BY 1",
+                us("watermark"),
+                us("committed_at")
+            ),
+            &[],
+        )
+        .await?;
+    let partitions = session
+        .all(
+            &format!(
+                "SELECT pipeline, part, start_offset, next_offset, high_watermark, {}, idle FROM tidegate.progress ORDER BY 1, 2",
+                us("watermark")
+            ),
+            &[],
+        )
+        .await?;
+    let views = session
+        .all(
+            &format!(
+                "SELECT view, pipeline, fingerprint, {}, decoded, filtered, accepted, late, failed FROM tidegate.view_progress ORDER BY pipeline, view",
+                us("closed_until")
+            ),
+            &[],
+        )
+        .await?;
+    let pipeline = |row: &Row| PipelineStatus {
+        pipeline: row.get(0),
+        id: row.get(7),
+        topic: row.get(1),
+        commits: row.get(2),
+        watermark: row.get(3),
+        read: row.get(4),
+        decoded: row.get(5),
+        rejected: row.get(6),
+        committed_at: row.get(8),
+    };
+    let partition = |row: &Row| PartitionStatus {
+        pipeline: row.get(0),
+        partition: row.get(1),
+        start_offset: row.get(2),
+        next_offset: row.get(3),
+        high_watermark: row.get(4),
+        watermark: row.get(5),
+        idle: row.get(6),
+    };
+    let counts = |row: &Row| Counts {
+        decoded: row.get(4),
+        filtered: row.get(5),
+        accepted: row.get(6),
+        late: row.get(7),
+        failed: row.get(8),
+    };
+    let view = |row: &Row| ViewStatus {
+        view: row.get(0),
+        pipeline: row.get(1),
+        fingerprint: row.get(2),
+        closed_until: row.get(3),
+        counts: counts(row),
+    };
+    Ok(Status {
+        pipelines: pipelines.iter().map(pipeline).collect(),
+        partitions: partitions.iter().map(partition).collect(),
+        views: views.iter().map(view).collect(),
+    })
+}
+
+/// The newest dead letters.
+pub(super) async fn dead_letters(session: &Session, asked: Letters) -> Result<Vec<DeadLetterRow>> {
+    if !has_tables(session).await? {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT pipeline, view, part, \"offset\", reason, topic, count, more_offsets, detail, CASE WHEN $2 THEN payload END, payload_size, {} \
+         FROM tidegate.dead_letters WHERE recorded_at >= {} ORDER BY recorded_at DESC, part, \"offset\" LIMIT $1",
+        us("recorded_at"),
+        time("$3")
+    );
+    let newest = i64::try_from(asked.newest).unwrap_or(i64::MAX);
+    let rows = session.all(&sql, &[&newest, &asked.payloads, &asked.since.unwrap_or(0)]).await?;
+    let letter = |row: &Row| DeadLetterRow {
+        pipeline: row.get(0),
+        view: row.get(1),
+        partition: row.get(2),
+        offset: row.get(3),
+        reason: row.get(4),
+        topic: row.get(5),
+        count: row.get(6),
+        offsets: row.get(7),
+        detail: row.get(8),
+        payload: row.get(9),
+        payload_size: row.get(10),
+        recorded_at: row.get(11),
+    };
+    Ok(rows.iter().map(letter).collect())
 }
 
 #[async_trait]
@@ -59,112 +165,18 @@ impl Store for Postgres {
 
     async fn status(&self) -> Result<Status> {
         let reader = self.reader().await?;
-        let session = &reader.session;
-        if !has_tables(session).await? {
-            return Ok(Status::default());
-        }
-        session.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let pipelines = session
-            .all(
-                &format!(
-                    "SELECT pipeline, topic, commit_seq, {}, records_read, records_decoded, records_rejected FROM tidegate.pipelines ORDER BY 1",
-                    us("watermark")
-                ),
-                &[],
-            )
-            .await?;
-        let partitions = session
-            .all(
-                &format!(
-                    "SELECT pipeline, part, next_offset, {}, idle FROM tidegate.progress ORDER BY 1, 2",
-                    us("watermark")
-                ),
-                &[],
-            )
-            .await?;
-        let views = session
-            .all(
-                &format!(
-                    "SELECT view, pipeline, fingerprint, {}, decoded, filtered, accepted, late, failed FROM tidegate.view_progress ORDER BY pipeline, view",
-                    us("closed_until")
-                ),
-                &[],
-            )
-            .await?;
-        session.batch("COMMIT").await?;
+        reader.session.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let status = status(&reader.session).await?;
+        reader.session.batch("COMMIT").await?;
         reader.done();
-        Ok(Status {
-            pipelines: pipelines
-                .iter()
-                .map(|row| PipelineStatus {
-                    pipeline: row.get(0),
-                    topic: row.get(1),
-                    commits: row.get(2),
-                    watermark: row.get(3),
-                    read: row.get(4),
-                    decoded: row.get(5),
-                    rejected: row.get(6),
-                })
-                .collect(),
-            partitions: partitions
-                .iter()
-                .map(|row| PartitionStatus {
-                    pipeline: row.get(0),
-                    partition: row.get(1),
-                    next_offset: row.get(2),
-                    watermark: row.get(3),
-                    idle: row.get(4),
-                })
-                .collect(),
-            views: views
-                .iter()
-                .map(|row| ViewStatus {
-                    view: row.get(0),
-                    pipeline: row.get(1),
-                    fingerprint: row.get(2),
-                    closed_until: row.get(3),
-                    counts: Counts {
-                        decoded: row.get(4),
-                        filtered: row.get(5),
-                        accepted: row.get(6),
-                        late: row.get(7),
-                        failed: row.get(8),
-                    },
-                })
-                .collect(),
-        })
+        Ok(status)
     }
 
     async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>> {
         let reader = self.reader().await?;
-        let session = &reader.session;
-        if !has_tables(session).await? {
-            return Ok(Vec::new());
-        }
-        let newest = i64::try_from(newest).unwrap_or(i64::MAX);
-        let rows = session
-            .all(
-                "SELECT pipeline, view, part, \"offset\", reason, topic, count, more_offsets, detail, payload FROM tidegate.dead_letters \
-                 ORDER BY recorded_at DESC, part, \"offset\" LIMIT $1",
-                &[&newest],
-            )
-            .await?;
+        let letters = dead_letters(&reader.session, Letters::newest(newest)).await?;
         reader.done();
-        Ok(rows
-            .iter()
-            .map(|row| DeadLetterRow {
-                pipeline: row.get(0),
-                view: row.get(1),
-                partition: row.get(2),
-                offset: row.get(3),
-                reason: row.get(4),
-                topic: row.get(5),
-                count: row.get(6),
-                offsets: row.get(7),
-                detail: row.get(8),
-                payload: row.get(9),
-            })
-            .collect())
+        Ok(letters)
     }
 
     async fn rows(&self, table: &Table, newest: Option<usize>) -> Result<RecordBatch> {

@@ -8,6 +8,7 @@ CREATE TABLE IF NOT EXISTS tidegate.pipelines (
     pipeline         text PRIMARY KEY,
     epoch            bigint NOT NULL,                 -- raised by each takeover
     commit_seq       bigint NOT NULL,                 -- raised by each commit
+    pipeline_id      uuid NOT NULL DEFAULT gen_random_uuid(), -- names this life: a pipeline that is made anew has another
     commit_id        uuid NOT NULL,                   -- names the last commit, so that a lost answer can be resolved
     holder           text NOT NULL,                   -- host:pid of the engine that owns the epoch
     topic            text NOT NULL,
@@ -30,6 +31,7 @@ CREATE TABLE IF NOT EXISTS tidegate.progress (
     checkpoint_offset    bigint NOT NULL,             -- the state pieces hold the effect of every record below it, and of none above
     rebuild_from         bigint NOT NULL,             -- the lowest offset that an open window still depends on
     start_offset         bigint NOT NULL,             -- where the pipeline began to read
+    high_watermark       bigint NOT NULL DEFAULT 0,   -- where the partition ended when it was last read
     watermark            timestamptz,                 -- wm_p after the records below next_offset
     checkpoint_watermark timestamptz,
     rebuild_watermark    timestamptz,

@@ -9,13 +9,15 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
 
-use super::read::{as_text, text_rows};
+use super::read::{self, as_text, text_rows};
 use super::readers::Reader;
-use super::{Postgres, deadline, time};
+use super::{Postgres, Session, deadline, time};
+use crate::batch::Committed;
 use crate::error::{Error, Result};
 use crate::sink::quoted;
 use crate::sql::planned::{Table, TableColumn};
-use crate::store::{Bound, BoundValue, Snapshot, Wanted, check_scan, scan_sql};
+use crate::store::status::{DeadLetterRow, Status};
+use crate::store::{Bound, BoundValue, Letters, Moment, SCAN_ROWS_MAX, Snapshot, Wanted, check_scan, scan_sql};
 
 /// A session in a transaction that sees one moment.
 pub struct PostgresSnapshot {
@@ -46,12 +48,6 @@ impl PostgresSnapshot {
 
     /// Rows of a query over a table; none if there is no such table.
     async fn ask(&self, table: &Table, sql: &str, values: &[BoundValue]) -> Result<Vec<tokio_postgres::Row>> {
-        let held = self.reader.lock().await;
-        let session = &held.as_ref().ok_or_else(|| Error::bug("a snapshot was asked after its end"))?.session;
-        let exists = session.one("SELECT to_regclass($1) IS NOT NULL", &[&quoted(&table.name)]).await?;
-        if !exists.get::<_, bool>(0) {
-            return Ok(Vec::new());
-        }
         let parameter = |value: &BoundValue| -> Box<dyn ToSql + Sync + Send> {
             match value {
                 BoundValue::Integer(value) | BoundValue::Time(value) => Box::new(*value),
@@ -61,7 +57,18 @@ impl PostgresSnapshot {
         let parameters: Vec<Box<dyn ToSql + Sync + Send>> = values.iter().map(parameter).collect();
         let parameters: Vec<&(dyn ToSql + Sync)> =
             parameters.iter().map(|p| p.as_ref() as &(dyn ToSql + Sync)).collect();
-        deadline(self.limit, session.all(sql, &parameters)).await?
+        self.asked(async |session: &Session| {
+            let exists = session.one("SELECT to_regclass($1) IS NOT NULL", &[&quoted(&table.name)]).await?;
+            if exists.get::<_, bool>(0) { session.all(sql, &parameters).await } else { Ok(Vec::new()) }
+        })
+        .await
+    }
+
+    /// What a question to the session answers, in the time that there is.
+    async fn asked<T>(&self, question: impl AsyncFnOnce(&Session) -> Result<T>) -> Result<T> {
+        let held = self.reader.lock().await;
+        let session = &held.as_ref().ok_or_else(|| Error::bug("a snapshot was asked after its end"))?.session;
+        deadline(self.limit, question(session)).await?
     }
 }
 
@@ -84,7 +91,7 @@ fn time_of(column: &TableColumn, parameter: &str) -> String {
 }
 
 #[async_trait]
-impl Snapshot for PostgresSnapshot {
+impl Moment for PostgresSnapshot {
     async fn rows(&self, table: &Table, wanted: &Wanted) -> Result<RecordBatch> {
         let sql = scan_sql(table, wanted, as_text, |index, bound| value(table, index, bound));
         let values: Vec<BoundValue> = wanted.bounds.iter().map(|bound| bound.value.clone()).collect();
@@ -102,6 +109,33 @@ impl Snapshot for PostgresSnapshot {
             Some((Some(least), Some(greatest))) => Some((least, greatest)),
             _ => None,
         })
+    }
+
+    async fn committed(&self, pipeline: &str) -> Result<Option<Committed>> {
+        Ok(Snapshot::status(self).await?.committed(pipeline))
+    }
+}
+
+#[async_trait]
+impl Snapshot for PostgresSnapshot {
+    async fn status(&self) -> Result<Status> {
+        self.asked(read::status).await
+    }
+
+    async fn dead_letters(&self, asked: Letters) -> Result<Vec<DeadLetterRow>> {
+        self.asked(async |session: &Session| read::dead_letters(session, asked).await).await
+    }
+
+    async fn counts(&self, table: &Table, column: usize) -> Result<Vec<(i64, i64)>> {
+        let (name, column) = (quoted(&table.name), quoted(&table.columns[column].name));
+        let time = format!("(extract(epoch FROM {column}) * 1000000)::bigint");
+        let sql = format!(
+            "SELECT {time}, count(*) FROM {name} WHERE {column} IS NOT NULL GROUP BY {column} LIMIT {}",
+            SCAN_ROWS_MAX + 1
+        );
+        let rows = self.ask(table, &sql, &[]).await?;
+        check_scan(table, rows.len())?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     async fn done(&self) -> Result<()> {

@@ -232,10 +232,10 @@ async fn progress(session: &mut Session, commit: &Commit) -> Result<(), Failed> 
         (column(|m| m.watermark), column(|m| m.rebuild_from), column(|m| m.rebuild_watermark));
     let sql = format!(
         "UPDATE tidegate.progress p SET next_offset = n.until, watermark = {wm}, idle = n.idle, rebuild_from = n.rebuild, rebuild_watermark = {rebuild_wm}, \
-         checkpoint_offset = CASE WHEN $9::boolean THEN n.until ELSE p.checkpoint_offset END, \
+         high_watermark = n.high, checkpoint_offset = CASE WHEN $9::boolean THEN n.until ELSE p.checkpoint_offset END, \
          checkpoint_watermark = CASE WHEN $9::boolean THEN {wm} ELSE p.checkpoint_watermark END \
-         FROM unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[], $7::bigint[], $8::bigint[]) \
-         AS n(part, from_, until, wm, idle, rebuild, rebuild_wm) WHERE p.pipeline = $1 AND p.part = n.part AND p.next_offset = n.from_",
+         FROM unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[], $7::bigint[], $8::bigint[], $10::bigint[]) \
+         AS n(part, from_, until, wm, idle, rebuild, rebuild_wm, high) WHERE p.pipeline = $1 AND p.part = n.part AND p.next_offset = n.from_",
         wm = time("n.wm"),
         rebuild_wm = time("n.rebuild_wm")
     );
@@ -243,7 +243,18 @@ async fn progress(session: &mut Session, commit: &Commit) -> Result<(), Failed> 
     let moved = session
         .often(
             &sql,
-            &[&commit.pipeline, &parts, &from, &until, &watermark, &idle, &rebuild, &rebuild_watermark, &checkpoint],
+            &[
+                &commit.pipeline,
+                &parts,
+                &from,
+                &until,
+                &watermark,
+                &idle,
+                &rebuild,
+                &rebuild_watermark,
+                &checkpoint,
+                &column(|m| m.high_watermark),
+            ],
         )
         .await?;
     if moved == parts.len() as u64 { Ok(()) } else { Err(Failed::Misfit) }

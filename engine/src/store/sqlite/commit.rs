@@ -12,6 +12,7 @@ use crate::failpoint;
 use crate::sql::planned::Table;
 use crate::store::pieces::{STATE_VERSION, unpack};
 use crate::store::{Commit, FoundPiece, GivenReject, Settled, Stop, ViewCommit, ViewStart, Writer, fenced, over};
+use crate::time::clock;
 
 /// A pipeline's writer.
 pub struct SqliteWriter {
@@ -272,7 +273,7 @@ async fn fence(writing: &mut SqliteConnection, commit: &Commit) -> Result<bool, 
     let done = sqlx::query(
         "UPDATE tidegate_pipelines SET commit_seq = ?1, commit_id = ?2, watermark = ?3, records_read = records_read + ?4, \
          records_decoded = records_decoded + ?5, records_rejected = records_rejected + ?6, checkpoint_seq = coalesce(?7, checkpoint_seq), \
-         state_version = CASE WHEN ?7 IS NULL THEN state_version ELSE ?8 END WHERE pipeline = ?9 AND epoch = ?10 AND commit_seq = ?1 - 1",
+         state_version = CASE WHEN ?7 IS NULL THEN state_version ELSE ?8 END, committed_at = ?11 WHERE pipeline = ?9 AND epoch = ?10 AND commit_seq = ?1 - 1",
     )
     .bind(commit.seq)
     .bind(commit.id.to_string())
@@ -284,6 +285,7 @@ async fn fence(writing: &mut SqliteConnection, commit: &Commit) -> Result<bool, 
     .bind(STATE_VERSION)
     .bind(&commit.pipeline)
     .bind(commit.epoch)
+    .bind(clock::wall_us())
     .execute(writing)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -323,8 +325,8 @@ async fn dead_letters(writing: &mut SqliteConnection, commit: &Commit) -> Result
     for letter in &commit.dead_letters {
         let offsets = letter.offsets.as_ref().and_then(|offsets| serde_json::to_string(offsets).ok());
         sqlx::query(
-            "INSERT INTO tidegate_dead_letters (pipeline, view, part, \"offset\", reason, topic, count, more_offsets, detail, payload, payload_size) \
-             SELECT ?1, ?2, ?3, ?4, ?5, topic, ?6, ?7, ?8, ?9, ?10 FROM tidegate_pipelines WHERE pipeline = ?1",
+            "INSERT INTO tidegate_dead_letters (pipeline, view, part, \"offset\", reason, topic, count, more_offsets, detail, payload, payload_size, recorded_at) \
+             SELECT ?1, ?2, ?3, ?4, ?5, topic, ?6, ?7, ?8, ?9, ?10, ?11 FROM tidegate_pipelines WHERE pipeline = ?1",
         )
         .bind(&commit.pipeline)
         .bind(&letter.view)
@@ -336,6 +338,7 @@ async fn dead_letters(writing: &mut SqliteConnection, commit: &Commit) -> Result
         .bind(&letter.detail)
         .bind(letter.payload.as_deref())
         .bind(letter.payload_size)
+        .bind(clock::wall_us())
         .execute(&mut *writing)
         .await?;
     }
@@ -396,7 +399,7 @@ async fn progress(writing: &mut SqliteConnection, commit: &Commit) -> Result<boo
         let done = sqlx::query(
             "UPDATE tidegate_progress SET next_offset = ?1, watermark = ?2, idle = ?3, rebuild_from = ?4, rebuild_watermark = ?5, \
              checkpoint_offset = CASE WHEN ?6 THEN ?1 ELSE checkpoint_offset END, \
-             checkpoint_watermark = CASE WHEN ?6 THEN ?2 ELSE checkpoint_watermark END \
+             checkpoint_watermark = CASE WHEN ?6 THEN ?2 ELSE checkpoint_watermark END, high_watermark = ?10 \
              WHERE pipeline = ?7 AND part = ?8 AND next_offset = ?9",
         )
         .bind(moved.range.until)
@@ -408,6 +411,7 @@ async fn progress(writing: &mut SqliteConnection, commit: &Commit) -> Result<boo
         .bind(&commit.pipeline)
         .bind(moved.range.partition)
         .bind(moved.range.from)
+        .bind(moved.high_watermark)
         .execute(&mut *writing)
         .await?;
         if done.rows_affected() != 1 {

@@ -21,16 +21,18 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, Sqlite, SqliteConnection};
 
-use super::status::{DeadLetterRow, PartitionStatus, PipelineStatus, Status, ViewStatus};
+use uuid::Uuid;
+
+use super::status::{DeadLetterRow, Status};
 use super::{
-    Expired, Lease, SCHEMA_VERSION, Snapshot, Stop, Store, Stored, StoredPartition, StoredView, Writer, holder,
-    other_schema, same_topic,
+    Expired, Lease, Letters, SCHEMA_VERSION, Snapshot, Stop, Store, Stored, StoredPartition, StoredView, Writer,
+    holder, other_schema, same_topic,
 };
+use crate::batch::file_name;
 use crate::error::{Error, Result};
 use crate::sink::quoted;
 use crate::sql::planned::Table;
 use crate::time::NONE;
-use crate::view::Counts;
 use commit::SqliteWriter;
 use snapshot::SqliteSnapshot;
 use table::TableSql;
@@ -173,10 +175,7 @@ impl Store for SqliteStore {
 
     async fn lease(&self, pipeline: &str, stop: Stop<'_>) -> Result<Option<Box<dyn Lease>>> {
         let mut path = self.path.clone().into_os_string();
-        // No two names may share a file.
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-        let name = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") };
-        path.push(format!("-lease-{}", pipeline.bytes().map(name).collect::<String>()));
+        path.push(format!("-lease-{}", file_name(pipeline)));
         let cannot = |error: std::io::Error| {
             Error::configuration("TG-DATABASE-ACCESS", format!("cannot lock {}: {error}", Path::new(&path).display()))
         };
@@ -199,98 +198,13 @@ impl Store for SqliteStore {
     }
 
     async fn status(&self) -> Result<Status> {
-        let mut status = Status::default();
-        if !self.path.exists() {
-            return Ok(status);
-        }
-        let mut connection = self.connect().await?;
-        let told = Told::from;
-        if !Self::has_table(&mut connection, "tidegate_state").await? {
-            return Ok(status);
-        }
-        // One read transaction: all three are of the same moment.
-        let mut reading = connection.begin().await.map_err(told)?;
-        for row in sqlx::query("SELECT pipeline, topic, commit_seq, watermark, records_read, records_decoded, records_rejected FROM tidegate_pipelines ORDER BY 1")
-            .fetch_all(&mut *reading)
-            .await
-            .map_err(told)?
-        {
-            status.pipelines.push(PipelineStatus {
-                pipeline: row.get(0),
-                topic: row.get(1),
-                commits: row.get(2),
-                watermark: us(&row, 3),
-                read: row.get(4),
-                decoded: row.get(5),
-                rejected: row.get(6),
-            });
-        }
-        for row in
-            sqlx::query("SELECT pipeline, part, next_offset, watermark, idle FROM tidegate_progress ORDER BY 1, 2")
-                .fetch_all(&mut *reading)
-                .await
-                .map_err(told)?
-        {
-            status.partitions.push(PartitionStatus {
-                pipeline: row.get(0),
-                partition: row.get(1),
-                next_offset: row.get(2),
-                watermark: us(&row, 3),
-                idle: row.get(4),
-            });
-        }
-        for row in sqlx::query("SELECT view, pipeline, fingerprint, closed_until, decoded, filtered, accepted, late, failed FROM tidegate_view_progress ORDER BY 2, 1")
-            .fetch_all(&mut *reading)
-            .await
-            .map_err(told)?
-        {
-            status.views.push(ViewStatus {
-                view: row.get(0),
-                pipeline: row.get(1),
-                fingerprint: row.get(2),
-                closed_until: us(&row, 3),
-                counts: Counts {
-                    decoded: row.get(4),
-                    filtered: row.get(5),
-                    accepted: row.get(6),
-                    late: row.get(7),
-                    failed: row.get(8),
-                },
-            });
-        }
-        Ok(status)
+        let snapshot = SqliteSnapshot::begin(self).await?;
+        snapshot.status().await
     }
 
     async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>> {
-        if !self.path.exists() {
-            return Ok(Vec::new());
-        }
-        let mut connection = self.connect().await?;
-        if !Self::has_table(&mut connection, "tidegate_state").await? {
-            return Ok(Vec::new());
-        }
-        let rows = sqlx::query(
-            "SELECT pipeline, view, part, \"offset\", reason, topic, count, more_offsets, detail, payload FROM tidegate_dead_letters ORDER BY rowid DESC LIMIT ?",
-        )
-        .bind(i64::try_from(newest).unwrap_or(i64::MAX))
-        .fetch_all(&mut connection)
-        .await
-        .map_err(Told::from)?;
-        Ok(rows
-            .iter()
-            .map(|row| DeadLetterRow {
-                pipeline: row.get(0),
-                view: row.get(1),
-                partition: row.get(2),
-                offset: row.get(3),
-                reason: row.get(4),
-                topic: row.get(5),
-                count: row.get(6),
-                offsets: row.get::<Option<String>, _>(7).and_then(|text| serde_json::from_str(&text).ok()),
-                detail: row.get(8),
-                payload: row.get(9),
-            })
-            .collect())
+        let snapshot = SqliteSnapshot::begin(self).await?;
+        snapshot.dead_letters(Letters::newest(newest)).await
     }
 
     async fn rows(&self, table: &Table, newest: Option<usize>) -> Result<RecordBatch> {
@@ -382,14 +296,15 @@ async fn claim(
     topic_id: &str,
 ) -> Result<(Stored, String), Told> {
     let mut claiming = connection.begin_with("BEGIN IMMEDIATE").await?;
-    sqlx::query("INSERT INTO tidegate_pipelines (pipeline, epoch, commit_seq, commit_id, holder, topic, topic_id) VALUES (?, 0, 0, '', ?, ?, ?) ON CONFLICT DO NOTHING")
+    sqlx::query("INSERT INTO tidegate_pipelines (pipeline, epoch, commit_seq, commit_id, holder, topic, topic_id, pipeline_id) VALUES (?, 0, 0, '', ?, ?, ?, ?) ON CONFLICT DO NOTHING")
         .bind(pipeline)
         .bind(holder())
         .bind(topic)
         .bind(topic_id)
+        .bind(Uuid::new_v4().to_string())
         .execute(&mut *claiming)
         .await?;
-    let row = sqlx::query("UPDATE tidegate_pipelines SET epoch = epoch + 1, holder = ? WHERE pipeline = ? RETURNING epoch, commit_seq, watermark, topic_id, checkpoint_seq, state_version, topic")
+    let row = sqlx::query("UPDATE tidegate_pipelines SET epoch = epoch + 1, holder = ? WHERE pipeline = ? RETURNING epoch, commit_seq, watermark, topic_id, checkpoint_seq, state_version, topic, pipeline_id")
         .bind(holder())
         .bind(pipeline)
         .fetch_one(&mut *claiming)
@@ -429,6 +344,7 @@ async fn claim(
         absent_since: row.get(5),
     };
     let stored = Stored {
+        pipeline_id: row.get(7),
         epoch: row.get(0),
         seq: row.get(1),
         frontier: us(&row, 2),

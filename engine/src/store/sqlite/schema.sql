@@ -6,13 +6,14 @@ CREATE TABLE IF NOT EXISTS tidegate_pipelines (
     holder TEXT NOT NULL, topic TEXT NOT NULL, topic_id TEXT NOT NULL, watermark INTEGER,
     checkpoint_seq INTEGER NOT NULL DEFAULT 0, state_version TEXT NOT NULL DEFAULT '',
     records_read INTEGER NOT NULL DEFAULT 0, records_decoded INTEGER NOT NULL DEFAULT 0,
-    records_rejected INTEGER NOT NULL DEFAULT 0
+    records_rejected INTEGER NOT NULL DEFAULT 0, pipeline_id TEXT NOT NULL, committed_at INTEGER
 ) STRICT;
 
 CREATE TABLE IF NOT EXISTS tidegate_progress (
     pipeline TEXT NOT NULL, part INTEGER NOT NULL, next_offset INTEGER NOT NULL, checkpoint_offset INTEGER NOT NULL,
     rebuild_from INTEGER NOT NULL, start_offset INTEGER NOT NULL, watermark INTEGER, checkpoint_watermark INTEGER,
-    rebuild_watermark INTEGER, idle INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (pipeline, part)
+    rebuild_watermark INTEGER, idle INTEGER NOT NULL DEFAULT 0, high_watermark INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (pipeline, part)
 ) STRICT;
 
 CREATE TABLE IF NOT EXISTS tidegate_view_progress (
@@ -25,7 +26,7 @@ CREATE TABLE IF NOT EXISTS tidegate_view_progress (
 CREATE TABLE IF NOT EXISTS tidegate_dead_letters (
     pipeline TEXT NOT NULL, view TEXT NOT NULL, part INTEGER NOT NULL, "offset" INTEGER NOT NULL, reason TEXT NOT NULL,
     topic TEXT NOT NULL, count INTEGER NOT NULL DEFAULT 1, more_offsets TEXT, detail TEXT NOT NULL, payload BLOB,
-    payload_size INTEGER, recorded_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    payload_size INTEGER, recorded_at INTEGER NOT NULL,
     PRIMARY KEY (pipeline, view, part, "offset", reason)
 ) STRICT;
 

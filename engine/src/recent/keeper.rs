@@ -1,0 +1,394 @@
+//! The owner's side: writes each epoch before its commit, merges small files, deletes old ones.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+
+use super::reader::untiled;
+use super::segment::{self, Facts, Name, Segment, disk};
+use super::{home, owner_name, table_schema};
+use crate::batch::{Committed, OffsetRange, file_name};
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::settings::RecentSettings;
+use crate::sql::PlannedSource;
+use crate::time::clock::Clock;
+
+/// Files up to such a size are merged with their neighbours.
+const SMALL: u64 = 4 << 20;
+
+/// Of single commits, once they are so many or have so many bytes; of several, once they are so many.
+const COMMITS: usize = 64;
+const COMMITS_BYTES: u64 = 8 << 20;
+const MERGED: usize = 8;
+
+/// The most that is merged at a time.
+const MERGE_BYTES_MAX: u64 = 16 << 20;
+
+/// A file spans no more than such a part of the time for which files are kept.
+const SPAN: i64 = 8;
+
+/// How often it is looked for what to merge and what to delete.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+
+/// How long nothing is written after a write has failed.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Folders of pipelines that are not ours go when nobody has written to them for a day.
+const FORGOTTEN_US: i64 = 86_400_000_000;
+
+/// Writes the recent batches of a pipeline that this engine owns.
+pub struct Keeper {
+    folder: PathBuf,
+    schema: SchemaRef,
+    time_column: usize,
+    settings: RecentSettings,
+    clock: Clock,
+    kept: Mutex<Kept>,
+    writing: Mutex<()>,
+    tidying: Mutex<()>,
+}
+
+struct Kept {
+    /// In the order of their commits.
+    files: Vec<Held>,
+    /// Raised whenever all of them go.
+    generation: u64,
+    /// Until when nothing is written.
+    paused_until: Option<Instant>,
+    tidied_at: Instant,
+}
+
+/// A file that is there.
+#[derive(Debug, Clone)]
+struct Held {
+    name: Name,
+    facts: Facts,
+    bytes: u64,
+}
+
+/// Where an owner begins.
+#[derive(Debug)]
+pub struct Begin<'a> {
+    /// Its epoch.
+    pub epoch: i64,
+    /// The last commit.
+    pub seq: i64,
+    /// What is committed.
+    pub committed: &'a Committed,
+}
+
+impl Keeper {
+    /// Makes the owner's folder, with what was committed before it: all of that, or nothing if something is missing.
+    pub fn begin(settings: &RecentSettings, source: &PlannedSource, begin: &Begin<'_>, clock: &Clock) -> Result<Self> {
+        let name = &source.source.name;
+        let home = home(&settings.path, name, &begin.committed.pipeline);
+        let schema = table_schema(&source.schema);
+        let files = take_over(&home, &schema, begin)?;
+        let keeper = Self {
+            folder: home.join(owner_name(begin.epoch)),
+            schema,
+            time_column: source.schema.index_of(&source.source.time_column)?,
+            settings: settings.clone(),
+            clock: clock.clone(),
+            kept: Mutex::new(Kept { files, generation: 0, paused_until: None, tidied_at: clock.now() }),
+            writing: Mutex::new(()),
+            tidying: Mutex::new(()),
+        };
+        if keeper.kept().files.is_empty() {
+            // So that readers see that nothing is missing before the next record comes.
+            let next = begin.committed.partitions.iter();
+            let nothing =
+                next.map(|(partition, _, next)| OffsetRange { partition: *partition, from: *next, until: *next });
+            let held = keeper.written(begin.seq, &nothing.collect::<Vec<_>>(), &[])?;
+            keeper.kept().files.push(held);
+        }
+        let files = keeper.kept().files.len();
+        let bytes = keeper.bytes();
+        tracing::info!(pipeline = name, files, bytes, "recent batches in {}", keeper.folder.display());
+        forget_others(&settings.path.join(file_name(name)), &home, clock.wall_us().saturating_sub(FORGOTTEN_US));
+        Ok(keeper)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what commit `seq` will have read, rows or none. It may take as long as the disk does.
+    pub fn write(&self, seq: i64, ranges: &[OffsetRange], rows: &[RecordBatch]) -> Result<()> {
+        let Ok(_one_at_a_time) = self.writing.try_lock() else {
+            return Err(Error::wait("TG-RECENT-DISK", "the last recent batch is still being written"));
+        };
+        let (generation, paused_until) = {
+            let kept = self.kept();
+            (kept.generation, kept.paused_until)
+        };
+        if let Some(until) = paused_until {
+            if self.clock.now() < until {
+                return Ok(());
+            }
+            // Somebody may have removed it; and files that would not go may go now.
+            fs::create_dir_all(&self.folder).map_err(disk)?;
+            for name in names(&self.folder) {
+                remove(&self.folder, name);
+            }
+        }
+        let written = self.written(seq, ranges, rows);
+        if written.is_err() {
+            remove(&self.folder, Name { first: seq, last: seq });
+        }
+        let held = written?;
+        let mut kept = self.kept();
+        // Given up meanwhile, or not where the last one ended.
+        if kept.generation != generation || kept.files.last().is_some_and(|l| !l.facts.is_followed_by(&held.facts)) {
+            drop(kept);
+            remove(&self.folder, held.name);
+            return Err(Error::wait("TG-RECENT-DISK", "a recent batch came too late, or out of its order"));
+        }
+        kept.paused_until = None;
+        kept.files.push(held);
+        Ok(())
+    }
+
+    /// Writing has failed, or takes too long: all files go, which readers are told, and nothing is written for a while.
+    pub fn give_up(&self) {
+        let mut kept = self.kept();
+        kept.generation += 1;
+        kept.paused_until = Some(self.clock.now() + PAUSE);
+        let files = std::mem::take(&mut kept.files);
+        drop(kept);
+        // The newest first: what is left shows as a gap, and not as a shorter history.
+        for file in files.iter().rev() {
+            remove(&self.folder, file.name);
+        }
+    }
+
+    fn written(&self, seq: i64, ranges: &[OffsetRange], rows: &[RecordBatch]) -> Result<Held> {
+        let ingested = self.clock.wall_us();
+        let name = Name { first: seq, last: seq };
+        let facts = Facts::of(ranges, rows, self.time_column, ingested);
+        let rows = rows.iter().map(|rows| segment::of_decoded(rows, &self.schema, ingested));
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        let bytes = segment::write(&self.folder, name, &self.schema, &rows, &facts)?;
+        failpoint::hit("recent-written")?;
+        Ok(Held { name, facts, bytes })
+    }
+
+    /// Whether it is time to merge and to delete.
+    pub fn is_due(&self) -> bool {
+        let kept = self.kept();
+        self.clock.now().duration_since(kept.tidied_at) >= TIDY_EVERY
+    }
+
+    /// How many bytes there are.
+    pub fn bytes(&self) -> u64 {
+        self.kept().files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// Merges small files, all of them of commits up to `seq`, and deletes what is too old or too much.
+    pub fn tidy(&self, seq: i64) -> Result<()> {
+        let Ok(_one_at_a_time) = self.tidying.try_lock() else { return Ok(()) };
+        self.kept().tidied_at = self.clock.now();
+        self.evict();
+        self.merge(seq)
+    }
+
+    fn merge(&self, seq: i64) -> Result<()> {
+        for merged in [false, true] {
+            let files = self.kept().files.clone();
+            let Some(run) = run_of(&files, seq, merged, self.settings.keep_us() / SPAN) else { continue };
+            let merged = self.merged(run);
+            let (first, last) = (run[0].name.first, run[run.len() - 1].name.last);
+            let mut kept = self.kept();
+            let at = kept.files.iter().position(|file| file.name.first == first);
+            let until = kept.files.iter().position(|file| file.name.last == last);
+            // All went meanwhile: the disk has refused.
+            let (Some(at), Some(until)) = (at, until) else {
+                drop(kept);
+                remove(&self.folder, Name { first, last });
+                continue;
+            };
+            // One that cannot be read is a gap: what lies before it goes too.
+            let from = if merged.is_ok() { at } else { 0 };
+            let (new, failed) = match merged {
+                Ok(held) => (Some(held), None),
+                Err(error) => (None, Some(error)),
+            };
+            let gone: Vec<Held> = kept.files.splice(from..=until, new).collect();
+            drop(kept);
+            for file in gone {
+                remove(&self.folder, file.name);
+            }
+            if let Some(error) = failed {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// These files as one.
+    fn merged(&self, run: &[Held]) -> Result<Held> {
+        let facts: Vec<&Facts> = run.iter().map(|file| &file.facts).collect();
+        let facts = Facts::merged(&facts).ok_or_else(|| Error::bug("recent batches do not tile"))?;
+        let name = Name { first: run[0].name.first, last: run[run.len() - 1].name.last };
+        let mut batches = Vec::new();
+        for file in run {
+            batches.extend(Segment::read(&self.folder.join(file.name.file()))?.all()?);
+        }
+        let batches = segment::compact(&self.schema, &batches)?;
+        let bytes = segment::write(&self.folder, name, &self.schema, &batches, &facts)?;
+        failpoint::hit("recent-merged")?;
+        Ok(Held { name, facts, bytes })
+    }
+
+    /// Deletes the oldest files beyond the time and the bytes that are kept; the newest stays, which tells where we are.
+    fn evict(&self) {
+        let old = self.clock.wall_us().saturating_sub(self.settings.keep_us());
+        let mut kept = self.kept();
+        let mut bytes: u64 = kept.files.iter().map(|file| file.bytes).sum();
+        let mut gone = 0;
+        for file in kept.files.iter().take(kept.files.len().saturating_sub(1)) {
+            if bytes <= self.settings.bytes_max && file.facts.ingested.1 >= old {
+                break;
+            }
+            bytes -= file.bytes;
+            gone += 1;
+        }
+        let gone: Vec<Held> = kept.files.drain(..gone).collect();
+        drop(kept);
+        for file in gone {
+            remove(&self.folder, file.name);
+        }
+    }
+}
+
+/// The consecutive files, of commits up to `seq`, that are to become one: of single commits or of several.
+fn run_of(files: &[Held], seq: i64, merged: bool, span_us: i64) -> Option<&[Held]> {
+    let committed = files.iter().take_while(|file| file.name.last <= seq).count();
+    let fits = |file: &Held| file.bytes <= SMALL && (file.name.first != file.name.last) == merged;
+    let mut start = 0;
+    while start < committed {
+        if !fits(&files[start]) {
+            start += 1;
+            continue;
+        }
+        let (mut end, mut bytes) = (start, 0);
+        while end < committed && fits(&files[end]) && bytes + files[end].bytes <= MERGE_BYTES_MAX {
+            if files[end].facts.ingested.1.saturating_sub(files[start].facts.ingested.0) > span_us {
+                break;
+            }
+            bytes += files[end].bytes;
+            end += 1;
+        }
+        let count = end - start;
+        if count > 1 && (bytes >= COMMITS_BYTES || count >= if merged { MERGED } else { COMMITS }) {
+            return Some(&files[start..end]);
+        }
+        start = end.max(start + 1);
+    }
+    None
+}
+
+/// The files of a folder that are segments by their names.
+pub fn names(folder: &Path) -> Vec<Name> {
+    let listed = fs::read_dir(folder).into_iter().flatten().flatten();
+    listed.filter_map(|entry| Name::parse(entry.file_name().to_str()?)).collect()
+}
+
+fn remove(folder: &Path, name: Name) {
+    if let Err(error) = fs::remove_file(folder.join(name.file())) {
+        tracing::debug!("{}: {error}", name.file());
+    }
+}
+
+/// Moves what is right in the folders of earlier owners to that of a new one: committed, whole, of these columns, and
+/// tiling up to the committed offsets. All else goes.
+fn take_over(home: &Path, schema: &SchemaRef, begin: &Begin<'_>) -> Result<Vec<Held>> {
+    fs::create_dir_all(home).map_err(disk)?;
+    // The last owner had taken over what those before it had.
+    let last = newest_owner(home);
+    let mut found = Vec::new();
+    if let Some(folder) = &last {
+        for name in names(folder).into_iter().filter(|name| name.last <= begin.seq) {
+            if let Ok((facts, of, bytes)) = segment::look(&folder.join(name.file()))
+                && of == *schema
+            {
+                found.push(Held { name, facts, bytes });
+            }
+        }
+    }
+    let mut found = super::reader::without_parts(found, |held| held.name);
+    if found.is_empty() || untiled(found.iter().map(|held| &held.facts), begin.committed, true).is_some() {
+        found.clear();
+    }
+    // It has its name once all are in it.
+    let (folder, unfinished) = (home.join(owner_name(begin.epoch)), home.join("unfinished"));
+    gone(fs::remove_dir_all(&unfinished))?;
+    fs::create_dir(&unfinished).map_err(disk)?;
+    for held in &found {
+        let Some(from) = &last else { continue };
+        // An owner that still runs may have merged it meanwhile: then it is missing, and all are.
+        match fs::rename(from.join(held.name.file()), unfinished.join(held.name.file())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                found.clear();
+                gone(fs::remove_dir_all(&unfinished))?;
+                fs::create_dir(&unfinished).map_err(disk)?;
+                break;
+            }
+            moved => moved.map_err(disk)?,
+        }
+    }
+    // A database that was restored counts epochs again.
+    gone(fs::remove_dir_all(&folder))?;
+    fs::rename(&unfinished, &folder).map_err(disk)?;
+    for entry in fs::read_dir(home).map_err(disk)? {
+        let other = entry.map_err(disk)?.path();
+        if other != folder {
+            gone(fs::remove_dir_all(&other))?;
+        }
+    }
+    Ok(found)
+}
+
+/// The folder of the newest owner.
+pub fn newest_owner(home: &Path) -> Option<PathBuf> {
+    let listed = fs::read_dir(home).into_iter().flatten().flatten();
+    let owners = listed.filter_map(|entry| entry.file_name().into_string().ok());
+    let owners = owners.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    owners.max().map(|name| home.join(name))
+}
+
+/// What is not there need not be removed.
+fn gone(removed: io::Result<()>) -> Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(disk),
+    }
+}
+
+/// Deletes what was written before the machine was last started, and folders of other pipelines that nobody has written
+/// to since `old`: they were dropped.
+fn forget_others(of_source: &Path, ours: &Path, old: i64) {
+    let children = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    for pipeline in children(of_source) {
+        let is_ours = ours.starts_with(&pipeline);
+        for boot in children(&pipeline).filter(|boot| boot != ours) {
+            let newest = children(&boot).chain([boot.clone()]).filter_map(|path| modified_us(&path)).max();
+            if (is_ours || newest.is_some_and(|at| at < old)) && fs::remove_dir_all(&boot).is_ok() {
+                tracing::info!("deleted recent batches that are not read any more: {}", boot.display());
+            }
+        }
+        // Only an empty one goes.
+        let _ = fs::remove_dir(&pipeline);
+    }
+}
+
+fn modified_us(path: &Path) -> Option<i64> {
+    let modified = fs::metadata(path).and_then(|data| data.modified()).ok()?;
+    i64::try_from(modified.duration_since(UNIX_EPOCH).ok()?.as_micros()).ok()
+}
