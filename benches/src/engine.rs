@@ -29,6 +29,7 @@ pub fn command(queries: &Queries, url: &str, kafka: &Kafka) -> Result<Command, S
         .env("DATABASE_URL", url)
         .env("KAFKA_BROKERS", kafka.brokers())
         .env("STREAM_EVENTS_TOPIC", queries.topic())
+        .env("TIDEGATE__RECENT__PATH", queries.recent())
         .env("TIDEGATE_LOG", "warn")
         .stdin(Stdio::null());
     Ok(command)

@@ -58,9 +58,9 @@ impl Lab {
             Work::Consume => self.child("consume", USUAL),
             Work::Floor(topic) => self.child("floor", topic),
             Work::Decode => self.decode(),
-            Work::Whole(topic, views) => {
+            Work::Whole(topic, views) | Work::Bare(topic, views) => {
                 let (queries, count) = (self.queries(views, &topic.name())?, topic.count(self.sizes.records));
-                whole::run(kafka, postgres, &own, &queries, count)
+                whole::run(kafka, postgres, &own, &queries, count, matches!(work, Work::Whole(..)))
             }
             Work::Latency(views, rate) => {
                 latency::topic(kafka, &own)?;

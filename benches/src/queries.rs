@@ -38,17 +38,19 @@ pub struct Queries {
     _own: Option<TempDir>,
     topic: String,
     proofs: Vec<String>,
+    recent: TempDir,
 }
 
 impl Queries {
     /// Writes them; `shipped` is where the example is.
     pub fn new(views: Views, topic: &str, shipped: &Path) -> Result<Self, String> {
+        let recent = TempDir::new("bench-recent")?;
         let mut proofs: Vec<String> = ACCOUNTS.map(String::from).to_vec();
         let bench = |query: &str| format!("CREATE MATERIALIZED VIEW bench AS {query};\n");
         let text = match views {
             Views::Example => {
                 proofs.extend(EXAMPLE.map(String::from));
-                return Ok(Self { dir: shipped.to_path_buf(), _own: None, topic: topic.to_string(), proofs });
+                return Ok(Self { dir: shipped.to_path_buf(), _own: None, topic: topic.to_string(), proofs, recent });
             }
             Views::Dashboards(count) => {
                 proofs.extend(DASHBOARDS[..count].iter().map(|board| board.proof()));
@@ -64,12 +66,17 @@ impl Queries {
         let own = TempDir::new("bench-queries")?;
         let text = format!("{}{text}", source(topic, views != Views::Wide));
         std::fs::write(own.path().join("bench.sql"), text).map_err(|error| error.to_string())?;
-        Ok(Self { dir: own.path().to_path_buf(), _own: Some(own), topic: topic.to_string(), proofs })
+        Ok(Self { dir: own.path().to_path_buf(), _own: Some(own), topic: topic.to_string(), proofs, recent })
     }
 
     /// Where they are.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where recent batches go.
+    pub fn recent(&self) -> &Path {
+        self.recent.path()
     }
 
     /// What they read.

@@ -18,6 +18,8 @@ pub enum Work {
     Floor(Topic),
     /// The engine on a filled topic.
     Whole(Topic, Views),
+    /// The same without recent batches.
+    Bare(Topic, Views),
     /// So many records a second: how soon they are committed.
     Latency(Views, u64),
     /// So many records a second for a long time.
@@ -46,7 +48,7 @@ impl Work {
     pub fn topic(self) -> Option<Topic> {
         match self {
             Self::Consume => Some(USUAL),
-            Self::Floor(topic) | Self::Whole(topic, _) => Some(topic),
+            Self::Floor(topic) | Self::Whole(topic, _) | Self::Bare(topic, _) => Some(topic),
             _ => None,
         }
     }
@@ -72,6 +74,7 @@ pub fn all() -> Vec<(String, Work)> {
     for keys in [10, 1_000, 100_000] {
         rows.push((format!("whole/keys={keys}"), Work::Whole(Topic::Keys(keys), Views::Minute)));
     }
+    rows.push(("whole/keys=1000/no-recent".into(), Work::Bare(USUAL, Views::Minute)));
     rows.push(("whole/example".into(), Work::Whole(USUAL, Views::Example)));
     for count in [1, 5, 20] {
         rows.push((format!("whole/queries={count}"), Work::Whole(USUAL, Views::Dashboards(count))));

@@ -7,12 +7,21 @@ use crate::engine;
 use crate::queries::Queries;
 use crate::report::Run;
 
-/// One run; fails unless every record of the topic is in the tables.
-pub fn run(kafka: &Kafka, postgres: &Postgres, database: &str, queries: &Queries, records: u64) -> Result<Run, String> {
+/// One run, with or without recent batches; fails unless every record of the topic is in the tables.
+pub fn run(
+    kafka: &Kafka,
+    postgres: &Postgres,
+    database: &str,
+    queries: &Queries,
+    records: u64,
+    recent: bool,
+) -> Result<Run, String> {
     let url = postgres.create_database(database)?;
     postgres.psql(database, "CHECKPOINT")?;
     let before = postgres.psql(database, "SELECT pg_current_wal_lsn()")?;
-    let usage = measure(engine::command(queries, &url, kafka)?.args(["--until-caught-up", "--listen", "127.0.0.1:0"]))?;
+    let mut command = engine::command(queries, &url, kafka)?;
+    command.env("TIDEGATE__RECENT__ENABLED", recent.to_string());
+    let usage = measure(command.args(["--until-caught-up", "--listen", "127.0.0.1:0"]))?;
     let wal = postgres.psql(database, &format!("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '{before}')::bigint"))?;
     queries.prove(postgres, database, records)?;
     postgres.psql("postgres", &format!("DROP DATABASE {database}"))?;
