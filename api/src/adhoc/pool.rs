@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use futures::FutureExt;
+use tidegate_engine::archive::Archived;
 use tidegate_engine::ask::system;
-use tidegate_engine::batch::Committed;
+use tidegate_engine::batch::{Committed, file_name};
 use tidegate_engine::settings::AdHocSettings;
 use tidegate_engine::store::{Snapshot, Store, Wanted};
 use tokio::io::AsyncWriteExt;
@@ -427,6 +428,14 @@ fn hear(
             begin(worker, threads, query, scan, Scan { store, served, of: pipeline, asked: Asked::Place });
             return Ok(());
         }
+        FromWorker::LookAtArchive { query, scan, pipeline, times } => {
+            begin(worker, threads, query, scan, Scan { store, served, of: pipeline, asked: Asked::Archive(times) });
+            return Ok(());
+        }
+        FromWorker::Fetch { query, scan, path, ranges } => {
+            begin(worker, threads, query, scan, Scan { store, served, of: path, asked: Asked::Parts(ranges) });
+            return Ok(());
+        }
         FromWorker::Head { query } => (query, Piece::Head(wire::decoded(body).map_err(told)?)),
         FromWorker::Batch { query } => (query, Piece::Batch(wire::decoded(body).map_err(told)?)),
         FromWorker::End { query, truncated } => (query, Piece::End(truncated)),
@@ -452,11 +461,13 @@ fn told(error: impl std::fmt::Display) -> Told {
     Told::new(Blame::Us, "TG-INTERNAL", error.to_string())
 }
 
-/// What a query asks of a table, or of a pipeline.
+/// What a query asks of a table, of a pipeline, or of a file of its archive.
 enum Asked {
     Rows(Wanted),
     Ends(usize),
     Place,
+    Archive((i64, i64)),
+    Parts(Vec<(u64, u64)>),
 }
 
 struct Scan<'a> {
@@ -482,6 +493,11 @@ fn begin(worker: &Arc<Worker>, threads: &Handle, query: u64, scan: u64, asked: S
         match read.unwrap_or_else(too_long) {
             Ok(Scanned::Rows(body)) => worker.say(&ToWorker::Rows { scan }, &body, Some(turn)),
             Ok(Scanned::Place(committed)) => worker.say(&ToWorker::Place { scan, committed }, &[], Some(turn)),
+            Ok(Scanned::Files(files)) => worker.say(&ToWorker::Files { scan, files }, &[], Some(turn)),
+            Ok(Scanned::Parts(parts)) => {
+                let lengths = parts.iter().map(bytes::Bytes::len).collect();
+                worker.say(&ToWorker::Parts { scan, lengths }, &parts.concat(), Some(turn));
+            }
             Ok(Scanned::Ends(ends)) => worker.say(&ToWorker::Ends { scan, ends }, &[], Some(turn)),
             Err(why) => worker.say(&ToWorker::Refused { scan, why }, &[], Some(turn)),
         }
@@ -493,6 +509,25 @@ enum Scanned {
     Rows(Vec<u8>),
     Ends(Option<(i64, i64)>),
     Place(Option<Committed>),
+    Files(Vec<Archived>),
+    Parts(Vec<bytes::Bytes>),
+}
+
+/// Parts of a file of an archive, if it may be read.
+async fn parts(served: &Served, path: &str, ranges: &[(u64, u64)]) -> Result<Vec<bytes::Bytes>, Told> {
+    let archived = served.relations.sources.iter().filter(|source| source.archive);
+    let mut folders = archived.map(|source| format!("{}/", file_name(&source.name)));
+    let known = folders.any(|folder| path.starts_with(&folder)) && path.ends_with(".parquet");
+    let Some(archive) = served.archive.as_ref().filter(|_| known) else {
+        return Err(told("a worker asks for a file that is none of an archive"));
+    };
+    let bytes = ranges.iter().fold(0u64, |sum, (from, until)| sum.saturating_add(until.saturating_sub(*from)));
+    if bytes > wire::SCAN_MAX as u64 {
+        let why = format!("the query reads more than {} MiB of a file of the archive at a time", wire::SCAN_MAX >> 20);
+        return Err(Told::new(Blame::Query, "TG-SCAN-BYTES", why).hint("read fewer columns or rows"));
+    }
+    let ranges: Vec<std::ops::Range<u64>> = ranges.iter().map(|(from, until)| *from..*until).collect();
+    Ok(archive.parts(path, &ranges).await?)
 }
 
 async fn scanned(
@@ -505,8 +540,11 @@ async fn scanned(
     // All scans of a query read one.
     let snapshot = async || running.snapshot.get_or_try_init(|| store.snapshot(running.limit)).await;
     let table = served.relations.tables.iter().find(|known| known.name == of);
-    if let Asked::Place = asked {
-        return Ok(Scanned::Place(snapshot().await?.committed(of).await?));
+    match &asked {
+        Asked::Place => return Ok(Scanned::Place(snapshot().await?.committed(of).await?)),
+        Asked::Archive(times) => return Ok(Scanned::Files(snapshot().await?.archived(of, *times).await?)),
+        Asked::Parts(ranges) => return Ok(Scanned::Parts(parts(served, of, ranges).await?)),
+        Asked::Rows(_) | Asked::Ends(_) => {}
     }
     let table = table.ok_or_else(|| told("a worker asks for a table that there is not"))?;
     let positions: Vec<usize> = match &asked {
@@ -514,7 +552,7 @@ async fn scanned(
             wanted.columns.iter().copied().chain(wanted.bounds.iter().map(|bound| bound.column)).collect()
         }
         Asked::Ends(column) => vec![*column],
-        Asked::Place => Vec::new(),
+        Asked::Place | Asked::Archive(_) | Asked::Parts(_) => Vec::new(),
     };
     if positions.iter().any(|position| *position >= table.columns.len()) {
         return Err(told(format!("a worker asks for a column that {} does not have", table.name)));
@@ -522,7 +560,7 @@ async fn scanned(
     let snapshot = snapshot().await?;
     let is_ours = system::is_ours(table);
     match asked {
-        Asked::Place => Err(told("a pipeline's place is asked of a table")),
+        Asked::Place | Asked::Archive(_) | Asked::Parts(_) => Err(told("a table is asked for something else")),
         Asked::Ends(_) if is_ours => Ok(Scanned::Ends(None)),
         Asked::Ends(column) => Ok(Scanned::Ends(snapshot.extent(table, column).await?)),
         Asked::Rows(wanted) => {

@@ -22,10 +22,11 @@ use futures::StreamExt;
 use object_store::ObjectStore;
 use url::Url;
 
-use super::source::{Source, SourceTable};
+use super::source::{ARCHIVE_URL, Source, SourceTable};
 use super::system;
 use super::table::{self, ViewTable};
 use super::{pinned, settled};
+use crate::archive::{Files, ReadOnly};
 use crate::error::{Error, Result};
 use crate::sql::guard::{Asked, Known};
 use crate::sql::planned::Table;
@@ -73,12 +74,12 @@ impl Relations {
 /// Plans a query over these relations as of a moment and a time, and begins it.
 pub async fn query(
     relations: &Relations,
-    moment: &Arc<dyn Moment>,
+    (moment, files): (&Arc<dyn Moment>, &Arc<dyn Files>),
     asked: &Asked,
     limits: Limits,
     now_us: i64,
 ) -> Result<Rows> {
-    let state = session(relations, moment, asked.names_hidden(), limits.memory, now_us)?;
+    let state = session(relations, (moment, files), asked.names_hidden(), limits.memory, now_us)?;
     let plan = asked.plan(&state)?;
     let told = |error| failed(&error, limits.memory);
     // More than the limit by one, which tells that there are more.
@@ -119,7 +120,7 @@ impl Rows {
 /// A session that knows these relations, and no way to anything else.
 fn session(
     relations: &Relations,
-    moment: &Arc<dyn Moment>,
+    (moment, files): (&Arc<dyn Moment>, &Arc<dyn Files>),
     hidden: bool,
     memory: usize,
     now_us: i64,
@@ -127,7 +128,7 @@ fn session(
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory)))
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
-        .with_object_store_registry(Arc::new(NoStores))
+        .with_object_store_registry(Arc::new(OneStore(Arc::new(ReadOnly(files.clone())))))
         .build_arc()?;
     let context = SessionContext::new_with_config_rt(session_config(), runtime);
     context.register_udf(window::udf());
@@ -172,16 +173,19 @@ fn failed(error: &DataFusionError, memory: usize) -> Error {
     }
 }
 
-/// Serves no URL at all: the default one serves the files of this machine.
+/// Serves files of the archive and no other URL at all: the default one serves the files of this machine.
 #[derive(Debug)]
-struct NoStores;
+struct OneStore(Arc<dyn ObjectStore>);
 
-impl ObjectStoreRegistry for NoStores {
+impl ObjectStoreRegistry for OneStore {
     fn register_store(&self, _: &Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
         None
     }
 
-    fn get_store(&self, _: &Url) -> datafusion::error::Result<Arc<dyn ObjectStore>> {
+    fn get_store(&self, url: &Url) -> datafusion::error::Result<Arc<dyn ObjectStore>> {
+        if ARCHIVE_URL.strip_prefix(url.scheme()).is_some_and(|rest| rest.starts_with("://")) {
+            return Ok(self.0.clone());
+        }
         datafusion::common::plan_err!("no URL is read here")
     }
 }
@@ -194,6 +198,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::archive::Archived;
     use crate::batch::Committed;
     use crate::sql::guard::{Parameters, check};
     use crate::store::Wanted;
@@ -216,6 +221,19 @@ mod tests {
         async fn committed(&self, _: &str) -> Result<Option<Committed>> {
             Ok(None)
         }
+
+        async fn archived(&self, _: &str, _: (i64, i64)) -> Result<Vec<Archived>> {
+            Ok(Vec::new())
+        }
+    }
+
+    struct NoFiles;
+
+    #[async_trait]
+    impl Files for NoFiles {
+        async fn parts(&self, _: &str, _: &[std::ops::Range<u64>]) -> Result<Vec<bytes::Bytes>> {
+            Err(Error::bug("there are none"))
+        }
     }
 
     /// The limits of the scans of a query.
@@ -226,7 +244,8 @@ mod tests {
         let asked = check(sql, &Parameters::new(), &relations.known()).unwrap();
         let run = async {
             let limits = Limits { rows: 100, memory: 1 << 20 };
-            let mut rows = query(&relations, &moment, &asked, limits, 0).await.unwrap();
+            let files: Arc<dyn Files> = Arc::new(NoFiles);
+            let mut rows = query(&relations, (&moment, &files), &asked, limits, 0).await.unwrap();
             while rows.next().await.unwrap().is_some() {}
         };
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run);

@@ -57,6 +57,8 @@ pub struct Keeper {
 struct Kept {
     /// In the order of their commits.
     files: Vec<Held>,
+    /// The last commit that is archived: those behind it stay, however old. Everything, where there is no archive.
+    archived: i64,
     /// Raised whenever all of them go.
     generation: u64,
     /// Until when nothing is written.
@@ -81,6 +83,25 @@ pub struct Begin<'a> {
     pub seq: i64,
     /// What is committed.
     pub committed: &'a Committed,
+    /// Where the archive goes on, if there is one: the last commit that it has, and the next offsets.
+    pub archived: Option<&'a (i64, Vec<(i32, i64)>)>,
+}
+
+/// Files that are to be archived.
+#[derive(Debug)]
+pub struct Due(Vec<Held>);
+
+impl Due {
+    /// The last commit.
+    pub fn last(&self) -> i64 {
+        self.0.last().map_or(0, |file| file.name.last)
+    }
+
+    /// Up to where they reach, by partition.
+    pub fn until(&self) -> Vec<(i32, i64)> {
+        let ranges = self.0.last().map(|file| file.facts.ranges.as_slice()).unwrap_or_default();
+        ranges.iter().map(|(partition, _, until)| (*partition, *until)).collect()
+    }
 }
 
 impl Keeper {
@@ -90,17 +111,18 @@ impl Keeper {
         let home = home(&settings.path, name, &begin.committed.pipeline);
         let schema = table_schema(&source.schema);
         let files = take_over(&home, &schema, begin)?;
+        let archived = begin.archived.map_or(i64::MAX, |(last, _)| *last);
         let keeper = Self {
             folder: home.join(owner_name(begin.epoch)),
             schema,
             time_column: source.schema.index_of(&source.source.time_column)?,
             settings: settings.clone(),
             clock: clock.clone(),
-            kept: Mutex::new(Kept { files, generation: 0, paused_until: None, tidied_at: clock.now() }),
+            kept: Mutex::new(Kept { files, archived, generation: 0, paused_until: None, tidied_at: clock.now() }),
             writing: Mutex::new(()),
             tidying: Mutex::new(()),
         };
-        if keeper.kept().files.is_empty() {
+        if keeper.kept().files.is_empty() && archived >= begin.seq {
             // So that readers see that nothing is missing before the next record comes.
             let next = begin.committed.partitions.iter();
             let nothing =
@@ -179,6 +201,62 @@ impl Keeper {
         Ok(Held { name, facts, bytes })
     }
 
+    /// Whether rows that are to be archived are missing.
+    pub fn needs_refill(&self) -> bool {
+        self.kept().files.is_empty()
+    }
+
+    /// Writes rows that are to be archived as the one file of commits `first` to `last`.
+    pub fn refill(
+        &self,
+        first: i64,
+        last: i64,
+        ranges: &[OffsetRange],
+        feed: impl FnOnce(&mut dyn FnMut(&RecordBatch) -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        let name = Name { first, last };
+        let empty = Facts::of(ranges, &[], self.time_column, self.clock.wall_us());
+        let (facts, bytes) = segment::stream(&self.folder, name, &self.schema, empty, self.time_column, feed)?;
+        self.kept().files.push(Held { name, facts, bytes });
+        Ok(())
+    }
+
+    /// The columns.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Files behind commit `archived`, of commits up to `seq`, once the oldest is so old or they have so many bytes.
+    pub fn due(&self, archived: i64, seq: i64, bytes_min: u64, age_us: i64) -> Option<Due> {
+        let kept = self.kept();
+        let behind = kept.files.iter().filter(|file| file.name.first > archived && file.name.last <= seq);
+        let (mut due, mut bytes) = (Vec::new(), 0);
+        for file in behind {
+            if !due.is_empty() && bytes + file.bytes > 2 * bytes_min {
+                break;
+            }
+            bytes += file.bytes;
+            due.push(file.clone());
+        }
+        let old = self.clock.wall_us().saturating_sub(age_us);
+        let is_due = bytes >= bytes_min || due.first().is_some_and(|file| file.facts.ingested.0 <= old);
+        is_due.then_some(Due(due))
+    }
+
+    /// The rows of files that are to be archived.
+    pub fn read(&self, due: &Due) -> Result<Vec<RecordBatch>> {
+        let mut rows = Vec::new();
+        for file in &due.0 {
+            rows.extend(Segment::read(&self.folder.join(file.name.file()))?.all()?);
+        }
+        Ok(rows)
+    }
+
+    /// Everything up to this commit is archived.
+    pub fn archived(&self, last: i64) {
+        self.kept().archived = last;
+    }
+
     /// Whether it is time to merge and to delete.
     pub fn is_due(&self) -> bool {
         let kept = self.kept();
@@ -200,8 +278,14 @@ impl Keeper {
 
     fn merge(&self, seq: i64) -> Result<()> {
         for merged in [false, true] {
-            let files = self.kept().files.clone();
-            let Some(run) = run_of(&files, seq, merged, self.settings.keep_us() / SPAN) else { continue };
+            let (files, archived) = {
+                let kept = self.kept();
+                (kept.files.clone(), kept.archived)
+            };
+            // What was archived together stays together.
+            let behind = files.partition_point(|file| file.name.first <= archived && archived != i64::MAX);
+            let files = &files[behind..];
+            let Some(run) = run_of(files, seq, merged, self.settings.keep_us() / SPAN) else { continue };
             let merged = self.merged(run);
             let (first, last) = (run[0].name.first, run[run.len() - 1].name.last);
             let mut kept = self.kept();
@@ -253,7 +337,8 @@ impl Keeper {
         let mut bytes: u64 = kept.files.iter().map(|file| file.bytes).sum();
         let mut gone = 0;
         for file in kept.files.iter().take(kept.files.len().saturating_sub(1)) {
-            if bytes <= self.settings.bytes_max && file.facts.ingested.1 >= old {
+            let is_wanted = bytes <= self.settings.bytes_max && file.facts.ingested.1 >= old;
+            if is_wanted || file.name.last > kept.archived {
                 break;
             }
             bytes -= file.bytes;
@@ -323,7 +408,16 @@ fn take_over(home: &Path, schema: &SchemaRef, begin: &Begin<'_>) -> Result<Vec<H
         }
     }
     let mut found = super::reader::without_parts(found, |held| held.name);
-    if found.is_empty() || untiled(found.iter().map(|held| &held.facts), begin.committed, true).is_some() {
+    let reaches_back = |(archived, offsets): &(i64, Vec<(i32, i64)>)| {
+        let first = found.first().map(|held| &held.facts);
+        *archived >= begin.seq
+            || first.is_some_and(|first| {
+                let from = |partition: i32| first.ranges.iter().find(|range| range.0 == partition).map(|range| range.1);
+                offsets.iter().all(|(partition, offset)| from(*partition).is_some_and(|from| from <= *offset))
+            })
+    };
+    let whole = untiled(found.iter().map(|held| &held.facts), begin.committed, true).is_none();
+    if found.is_empty() || !whole || !begin.archived.is_none_or(reaches_back) {
         found.clear();
     }
     // It has its name once all are in it.

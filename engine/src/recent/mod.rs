@@ -22,7 +22,7 @@ mod map;
 mod reader;
 mod segment;
 
-pub use keeper::{Begin, Keeper};
+pub use keeper::{Begin, Due, Keeper};
 pub use reader::{Reader, Slice};
 pub use segment::Facts;
 

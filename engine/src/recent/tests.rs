@@ -79,7 +79,7 @@ impl Played {
     fn owner(&mut self, epoch: i64) -> Keeper {
         self.epoch = epoch;
         let committed = self.committed();
-        let begin = Begin { epoch, seq: self.seq, committed: &committed };
+        let begin = Begin { epoch, seq: self.seq, committed: &committed, archived: None };
         Keeper::begin(&self.settings, &self.source, &begin, &Clock::Manual(self.clock.clone())).unwrap()
     }
 

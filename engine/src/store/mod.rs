@@ -25,6 +25,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::archive::Archived;
 use crate::batch::{Committed, OffsetRange};
 use crate::error::{Error, Result};
 use crate::sink::{Write, quoted};
@@ -58,6 +59,14 @@ pub trait Store: Send + Sync {
     async fn snapshot(&self, limit: Duration) -> Result<Arc<dyn Snapshot>>;
     /// Deletes rows of windows that have ended long ago, a slice of them; how many.
     async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64>;
+    /// Names files of the archive that are about to be written; only for the owner of the newest epoch.
+    async fn begin_archiving(&self, pipeline: &str, epoch: i64, files: &[Archived]) -> Result<()>;
+    /// They are whole: what was committed up to `last` is archived, up to these offsets.
+    async fn end_archiving(&self, pipeline: &str, epoch: i64, last: i64, until: &[(i32, i64)]) -> Result<()>;
+    /// The files that were named, and are not known to be whole.
+    async fn archiving(&self, pipeline: &str) -> Result<Vec<String>>;
+    /// They are deleted.
+    async fn forget_archiving(&self, pipeline: &str, epoch: i64, paths: &[String]) -> Result<()>;
     /// Removes a view: its table, its state, its progress. The pipeline's owner is fenced. Whether there was one.
     async fn drop_view(&self, view: &str) -> Result<bool>;
 }
@@ -72,6 +81,8 @@ pub trait Moment: Send + Sync {
     async fn extent(&self, table: &Table, column: usize) -> Result<Option<(i64, i64)>>;
     /// Where a pipeline stands; none if it was never begun.
     async fn committed(&self, pipeline: &str) -> Result<Option<Committed>>;
+    /// The files of its archive that may hold rows of these event times, in microseconds, both included.
+    async fn archived(&self, pipeline: &str, times: (i64, i64)) -> Result<Vec<Archived>>;
 }
 
 /// The database as it was at one moment.
@@ -215,6 +226,9 @@ pub trait Writer: Send {
     async fn topic_id(&mut self, epoch: i64) -> Result<String>;
     /// Notes where partitions begin that were never read.
     async fn begin_partitions(&mut self, epoch: i64, starts: &[(i32, i64)]) -> Result<()>;
+    /// Where the archive goes on: the last commit that it has, and the next offset of each partition. It begins behind what
+    /// is committed where there is none yet; where there is to be none, what was known of it is forgotten.
+    async fn open_archive(&mut self, epoch: i64, archive: bool) -> Result<(i64, Vec<(i32, i64)>)>;
     /// Notes a view that is new.
     async fn begin_view(&mut self, epoch: i64, start: &ViewStart<'_>) -> Result<()>;
     /// Notes as of which commit a view is not declared any more; the first such note stands until it is taken back.

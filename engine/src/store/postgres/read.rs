@@ -12,6 +12,7 @@ use tokio_postgres::Row;
 use super::lease::PostgresLease;
 use super::snapshot::PostgresSnapshot;
 use super::{Postgres, Session, time};
+use crate::archive::Archived;
 use crate::error::Result;
 use crate::sink::quoted;
 use crate::sql::planned::{Table, TableColumn};
@@ -212,6 +213,22 @@ impl Store for Postgres {
             expired.rows_max
         );
         session.run(&sql, &[&expired.until]).await
+    }
+
+    async fn begin_archiving(&self, pipeline: &str, epoch: i64, files: &[Archived]) -> Result<()> {
+        self.archive_begins(pipeline, epoch, files).await
+    }
+
+    async fn end_archiving(&self, pipeline: &str, epoch: i64, last: i64, until: &[(i32, i64)]) -> Result<()> {
+        self.archive_ends(pipeline, epoch, last, until).await
+    }
+
+    async fn archiving(&self, pipeline: &str) -> Result<Vec<String>> {
+        self.archive_begun(pipeline).await
+    }
+
+    async fn forget_archiving(&self, pipeline: &str, epoch: i64, paths: &[String]) -> Result<()> {
+        self.archive_forgets(pipeline, epoch, paths).await
     }
 
     async fn drop_view(&self, view: &str) -> Result<bool> {

@@ -1,0 +1,204 @@
+//! The archive: whatever happens, each row is in it once, and one table is over it and what is recent.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tidegate_bench::local::process::Process;
+use tidegate_bench::local::{free_port, wait_until};
+
+use crate::asking::{Client, api_with_environment};
+use crate::engine::Engine;
+use crate::world::{World, shared};
+
+/// Python with DuckDB, which `.ci/setup` installs.
+fn python() -> Option<std::path::PathBuf> {
+    let cache = std::env::var_os("TIDEGATE_CACHE_DIR")?;
+    let python = std::path::Path::new(&cache).join("python/bin/python");
+    python.exists().then_some(python)
+}
+
+/// What DuckDB answers, over all files of the folder.
+fn duckdb(world: &World<'_>, select: &str) -> Vec<Value> {
+    let python = python().expect("make setup installs Python with DuckDB");
+    let files = world.dir.path().join("archive/stream_events/**/*.parquet");
+    let program = format!(
+        "import duckdb, json\nduckdb.sql(\"SET TimeZone = 'UTC'\")\nprint(json.dumps(duckdb.sql(\"\"\"{}\"\"\").fetchone(), default=str))",
+        select.replace("archive", &format!("read_parquet('{}', hive_partitioning = true)", files.display()))
+    );
+    let told = Command::new(python).args(["-c", &program]).output().expect("python runs");
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    serde_json::from_slice(&told.stdout).expect("JSON")
+}
+
+/// A world whose source is archived.
+fn world<'a>(servers: &'a crate::world::Servers, name: &str) -> World<'a> {
+    let world = World::new(servers, name);
+    let example = std::fs::read_to_string(world.queries().join("example.sql")).unwrap();
+    world.write_query("example.sql", &example.replace("format = 'json',", "format = 'json', archive = 'parquet',"));
+    world
+}
+
+fn engine<'a>(world: &'a World<'a>) -> Engine<'a> {
+    let archive = world.dir.path().join("archive");
+    let engine = world.engine().set("TIDEGATE__ARCHIVE__URL", archive.to_str().unwrap());
+    engine.set("TIDEGATE__ARCHIVE__EVERY_MS", "300").set("TIDEGATE__ENGINE__EPOCH_MS", "5")
+}
+
+/// Waits until everything that is committed is archived.
+fn wait_archived(world: &World<'_>) {
+    let behind = "SELECT count(*) FROM tidegate.progress WHERE archived_offset IS DISTINCT FROM next_offset";
+    let done = wait_until(Duration::from_secs(30), || world.try_sql(behind).is_ok_and(|count| count == "0"));
+    assert!(done, "{} partitions are not archived", world.sql(behind));
+}
+
+/// The rows of the source as one table, beside what the engine has decoded.
+fn check(client: &Client, when: &str) {
+    let sql = "SELECT count(*) AS rows, count(DISTINCT _offset * 4 + _partition) AS distinct,
+        (SELECT decoded FROM tidegate.queries WHERE name = 'stream_state') AS decoded FROM stream_events";
+    let rows = client.sql(sql).rows();
+    let [rows, distinct, decoded] = &rows[0].as_array().unwrap()[..] else { panic!("{rows:?}") };
+    assert!(rows == distinct && rows == decoded, "{when}: {rows} rows, {distinct} distinct, {decoded} decoded");
+}
+
+#[test]
+fn each_row_is_archived_once_whatever_happens() {
+    let servers = shared();
+    let world = world(&servers, "archive");
+    let archive = world.dir.path().join("archive");
+    let variables = [("TIDEGATE__ARCHIVE__URL", archive.to_str().unwrap())];
+    let (_api, client) = api_with_environment(&world, &variables);
+    let long = Duration::from_secs(30);
+    let load = world.generating(&["--rate", "2000", "--seed", "31"]);
+    for point in ["archive-begun", "archive-written", "archive-ended", "recent-written", "commit-sent"] {
+        let mut engine = engine(&world).failpoint(&format!("{point}=kill@2")).start();
+        assert!(engine.was_killed(long), "{point} was not reached:\n{}", engine.tail());
+        check(&client, point);
+    }
+    // Another machine, or this one after it was started anew: what was recent is read from Kafka.
+    std::fs::remove_dir_all(world.recent()).unwrap();
+    let mut running = engine(&world).start();
+    running.wait_log("state digest=", long);
+    world.wait_progress(long);
+    check(&client, "after the recent batches were lost");
+    // A disk that refuses stops the source, and loses nothing.
+    running.stop();
+    let mut refused = engine(&world).failpoint("recent-written=error@20").start();
+    refused.wait_log("trying again", long);
+    world.wait_progress(long);
+    check(&client, "after a disk that refused");
+    drop(load);
+    world.wait_committed(long);
+    wait_archived(&world);
+    check(&client, "at the end");
+    let decoded = world.number("SELECT records_decoded FROM tidegate.pipelines");
+    let told = duckdb(
+        &world,
+        "SELECT count(*), count(DISTINCT (_partition, _offset)), count(donation), sum(donation), min(ts) < max(ts), count(DISTINCT hour) >= 1 FROM archive",
+    );
+    let [rows, distinct, donations, sum, ..] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((rows, distinct), (&json!(decoded), &json!(decoded)));
+    let named = world.number("SELECT sum(rows) FROM tidegate.archive WHERE whole");
+    assert_eq!((named, world.number("SELECT count(*) FROM tidegate.archive WHERE NOT whole")), (decoded, 0));
+    // The same in the one table, of which nearly all is in the archive once the rest is gone.
+    refused.stop();
+    let asked: Vec<Value> =
+        client.sql("SELECT count(donation) AS n, CAST(sum(donation) AS VARCHAR) AS usd FROM stream_events").rows();
+    assert_eq!((&asked[0][0], asked[0][1].as_str()), (donations, sum.as_str()), "{told:?}");
+}
+
+#[test]
+fn one_table_is_over_the_archive_and_what_is_recent() {
+    let servers = shared();
+    let world = world(&servers, "one-table");
+    let archive = world.dir.path().join("archive");
+    let variables = [("TIDEGATE__ARCHIVE__URL", archive.to_str().unwrap())];
+    let (_api, client) = api_with_environment(&world, &variables);
+    let past = (chrono::Utc::now() - chrono::Duration::hours(5)).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    world.generate(&["--count", "20000", "--rate", "0", "--seed", "4", "--speed", "720", "--start-time", &past]);
+    // Recent batches of which hardly any is kept.
+    let mut running = engine(&world).set("TIDEGATE__RECENT__KEEP_MS", "1000").start();
+    world.wait_committed(Duration::from_secs(30));
+    wait_archived(&world);
+    let until = Instant::now() + Duration::from_secs(20);
+    let plan =
+        |condition: &str| client.sql(&format!("EXPLAIN SELECT stream_id FROM stream_events WHERE {condition}")).text();
+    while !plan("true").contains("DataSourceExec") {
+        assert!(Instant::now() < until, "nothing is read from the archive: {}", plan("true"));
+        world.generate(&["--count", "10", "--rate", "0", "--seed", "5"]);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    world.wait_committed(Duration::from_secs(30));
+    check(&client, "with an archive");
+    // Files of other hours are not read.
+    let files = |condition: &str| plan(condition).matches(".parquet").count();
+    let (all, hour) = (files("true"), files("ts < now() - INTERVAL '4 hours'"));
+    assert!(hour > 0 && hour < all, "{hour} of {all}");
+    let same = |sql: &str| {
+        let rows = client.sql(sql).rows();
+        assert!(!rows.is_empty(), "{sql}");
+        rows
+    };
+    let counted = same("SELECT count(*) AS n FROM stream_events WHERE ts < now() - INTERVAL '4 hours'");
+    let oracle = duckdb(&world, "SELECT count(*) FROM archive WHERE ts < now() - INTERVAL '4 hours'");
+    let near = |a: &Value, b: &Value| (a.as_i64().unwrap() - b.as_i64().unwrap()).abs() <= 20;
+    assert!(near(&counted[0][0], &oracle[0]), "{counted:?} {oracle:?}");
+    let window = same(
+        "SELECT window_start, count(*) AS n FROM TUMBLE(stream_events, ts, INTERVAL '1 hour') WHERE stream_id LIKE 'stream%' GROUP BY 1 ORDER BY 1",
+    );
+    assert!(window.len() >= 5, "{window:?}");
+    running.stop();
+}
+
+#[test]
+fn a_store_that_speaks_s3_holds_it_as_well() {
+    let servers = shared();
+    let world = world(&servers, "s3");
+    let (long, port) = (Duration::from_secs(30), free_port().unwrap());
+    let mut moto = Command::new(python().expect("make setup installs Python with moto"));
+    moto.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
+    let _moto = Process::spawn("moto", &mut moto, &world.dir.path().join("moto.log"), None).unwrap();
+    let store = format!("http://127.0.0.1:{port}");
+    let made = || ureq::put(format!("{store}/rows")).send_empty().is_ok();
+    assert!(wait_until(long, made), "{}", std::fs::read_to_string(world.dir.path().join("moto.log")).unwrap());
+    let variables = [
+        ("TIDEGATE__ARCHIVE__URL", "s3://rows/of/us"),
+        ("TIDEGATE__ARCHIVE__OPTIONS__AWS_ENDPOINT", store.as_str()),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ACCESS_KEY_ID", "somebody"),
+        ("AWS_SECRET_ACCESS_KEY", "canary-secret"),
+    ];
+    let (_api, client) = api_with_environment(&world, &variables);
+    world.generate(&["--count", "5000", "--rate", "0", "--seed", "6"]);
+    let archiving = || variables.iter().fold(engine(&world), |engine, (name, value)| engine.set(name, value));
+    let mut killed = archiving().failpoint("archive-written=kill@1").start();
+    assert!(killed.was_killed(long), "{}", killed.tail());
+    let mut running = archiving().set("TIDEGATE__RECENT__KEEP_MS", "1000").start();
+    world.wait_committed(long);
+    wait_archived(&world);
+    // Until hardly any row is read from elsewhere.
+    let until = Instant::now() + long;
+    while !client.sql("EXPLAIN SELECT stream_id FROM stream_events").text().contains("DataSourceExec") {
+        assert!(Instant::now() < until, "nothing is read from the archive");
+        world.generate(&["--count", "10", "--rate", "0", "--seed", "7"]);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    world.wait_committed(long);
+    check(&client, "in a store that speaks S3");
+    wait_archived(&world);
+    let listed = ureq::get(format!("{store}/rows?list-type=2&prefix=of/us/stream_events/")).call().unwrap();
+    let listed = listed.into_body().read_to_string().unwrap();
+    let files = world.number("SELECT count(*) FROM tidegate.archive WHERE whole");
+    assert_eq!(listed.matches(".parquet</Key>").count() as i64, files, "{listed}");
+    // A store that does not answer stops nothing, and is told without its secrets.
+    drop(_moto);
+    let refused = client.sql("SELECT count(DISTINCT stream_id) FROM stream_events");
+    assert_eq!(refused.refusal(), (503, "TG-ARCHIVE".to_string()), "{}", refused.text());
+    world.generate(&["--count", "100", "--rate", "0", "--seed", "8"]);
+    world.wait_committed(long);
+    for log in [running.log(), std::fs::read_to_string(world.dir.path().join("api.log")).unwrap(), refused.text()] {
+        assert!(!log.contains("canary-secret"), "{log}");
+    }
+    running.stop();
+}

@@ -1,0 +1,122 @@
+//! What the database knows of the archive.
+
+use super::{Postgres, Session, time};
+use crate::archive::Archived;
+use crate::error::Result;
+use crate::store::over;
+
+impl Postgres {
+    /// Names files that are about to be written.
+    pub(super) async fn archive_begins(&self, pipeline: &str, epoch: i64, files: &[Archived]) -> Result<()> {
+        let session = self.connect("archive").await?;
+        session.batch("BEGIN").await?;
+        let owner = session.run(OWNER, &[&pipeline, &epoch]).await?;
+        let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        let column = |get: fn(&Archived) -> i64| files.iter().map(get).collect::<Vec<i64>>();
+        let sql = format!(
+            "INSERT INTO tidegate.archive (pipeline, path, first_seq, last_seq, rows, bytes, first_time, last_time) \
+             SELECT $1::text, n.path, n.first, n.last, n.rows, n.bytes, {}, {} FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], \
+             $6::bigint[], $7::bigint[], $8::bigint[]) AS n(path, first, last, rows, bytes, least, greatest)",
+            time("n.least"),
+            time("n.greatest")
+        );
+        let (first, last) = (column(|file| file.first), column(|file| file.last));
+        let (rows, bytes) = (column(|file| file.rows), column(|file| file.bytes));
+        let (least, greatest) = (column(|file| file.times.0), column(|file| file.times.1));
+        session.run(&sql, &[&pipeline, &paths, &first, &last, &rows, &bytes, &least, &greatest]).await?;
+        finish(&session, owner, pipeline, epoch).await
+    }
+
+    /// They are whole.
+    pub(super) async fn archive_ends(&self, pipeline: &str, epoch: i64, last: i64, until: &[(i32, i64)]) -> Result<()> {
+        let session = self.connect("archive").await?;
+        session.batch("BEGIN").await?;
+        // In the order in which a commit takes its locks.
+        let owner = session
+            .run(
+                "UPDATE tidegate.pipelines SET archived_seq = $3 WHERE pipeline = $1 AND epoch = $2",
+                &[&pipeline, &epoch, &last],
+            )
+            .await?;
+        let (parts, offsets): (Vec<i32>, Vec<i64>) = until.iter().copied().unzip();
+        let moved = "UPDATE tidegate.progress p SET archived_offset = n.until FROM unnest($2::integer[], $3::bigint[]) AS n(part, until) \
+             WHERE p.pipeline = $1 AND p.part = n.part";
+        session.run(moved, &[&pipeline, &parts, &offsets]).await?;
+        let whole = "UPDATE tidegate.archive SET whole = true WHERE pipeline = $1 AND last_seq = $2 AND NOT whole";
+        session.run(whole, &[&pipeline, &last]).await?;
+        finish(&session, owner, pipeline, epoch).await
+    }
+
+    /// The files that were named, and are not known to be whole.
+    pub(super) async fn archive_begun(&self, pipeline: &str) -> Result<Vec<String>> {
+        let session = self.connect("archive").await?;
+        let rows =
+            session.all("SELECT path FROM tidegate.archive WHERE pipeline = $1 AND NOT whole", &[&pipeline]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// They are deleted.
+    pub(super) async fn archive_forgets(&self, pipeline: &str, epoch: i64, paths: &[String]) -> Result<()> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let session = self.connect("archive").await?;
+        session.batch("BEGIN").await?;
+        let owner = session.run(OWNER, &[&pipeline, &epoch]).await?;
+        let forget = "DELETE FROM tidegate.archive WHERE pipeline = $1 AND path = ANY ($2) AND NOT whole";
+        session.run(forget, &[&pipeline, &paths]).await?;
+        finish(&session, owner, pipeline, epoch).await
+    }
+}
+
+/// Counts one row while an epoch is the newest, which it keeps so until the transaction ends.
+const OWNER: &str = "SELECT 1 FROM tidegate.pipelines WHERE pipeline = $1 AND epoch = $2 FOR SHARE";
+
+/// Commits, unless the owner's epoch is over.
+async fn finish(session: &Session, owner: u64, pipeline: &str, epoch: i64) -> Result<()> {
+    if owner != 1 {
+        return Err(over(pipeline, epoch));
+    }
+    session.batch("COMMIT").await
+}
+
+impl Session {
+    /// Where the archive goes on.
+    pub async fn open_archive(&self, pipeline: &str, epoch: i64, archive: bool) -> Result<(i64, Vec<(i32, i64)>)> {
+        self.batch("BEGIN").await?;
+        let sql = "UPDATE tidegate.pipelines SET archived_seq = CASE WHEN $3 THEN coalesce(archived_seq, commit_seq) END \
+             WHERE pipeline = $1 AND epoch = $2 RETURNING coalesce(archived_seq, 0)";
+        let owner = self.all(sql, &[&pipeline, &epoch, &archive]).await?;
+        let Some(owner) = owner.first() else { return Err(over(pipeline, epoch)) };
+        let sql = "UPDATE tidegate.progress SET archived_offset = CASE WHEN $2 THEN coalesce(archived_offset, next_offset) END \
+             WHERE pipeline = $1 RETURNING part, coalesce(archived_offset, 0)";
+        let rows = self.all(sql, &[&pipeline, &archive]).await?;
+        self.batch("COMMIT").await?;
+        let mut offsets: Vec<(i32, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        offsets.sort_unstable();
+        Ok((owner.get(0), offsets))
+    }
+
+    /// The files of the archive that may hold rows of these event times.
+    pub async fn archived(&self, pipeline: &str, times: (i64, i64)) -> Result<Vec<Archived>> {
+        let us = |column: &str| format!("(extract(epoch FROM {column}) * 1000000)::bigint");
+        let sql = format!(
+            "SELECT path, first_seq, last_seq, rows, bytes, {least}, {greatest} FROM tidegate.archive \
+             WHERE pipeline = $1 AND whole AND last_time >= {} AND first_time <= {} ORDER BY first_seq, path",
+            time("$2"),
+            time("$3"),
+            least = us("first_time"),
+            greatest = us("last_time")
+        );
+        let rows = self.all(&sql, &[&pipeline, &times.0, &times.1]).await?;
+        let file = |row: &tokio_postgres::Row| Archived {
+            path: row.get(0),
+            first: row.get(1),
+            last: row.get(2),
+            rows: row.get(3),
+            bytes: row.get(4),
+            times: (row.get(5), row.get(6)),
+        };
+        Ok(rows.iter().map(file).collect())
+    }
+}

@@ -1,0 +1,129 @@
+//! What the file knows of the archive, as in store/postgres/archive.rs.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Connection, Row, SqliteConnection};
+
+use super::{SqliteStore, Told};
+use crate::archive::Archived;
+use crate::error::Result;
+use crate::store::over;
+
+impl SqliteStore {
+    /// Names files that are about to be written.
+    pub(super) async fn archive_begins(&self, pipeline: &str, epoch: i64, files: &[Archived]) -> Result<(), Told> {
+        let mut connection = self.connect().await?;
+        let mut writing = connection.begin_with("BEGIN IMMEDIATE").await?;
+        owned(&mut writing, pipeline, epoch).await?;
+        for file in files {
+            sqlx::query("INSERT INTO tidegate_archive (pipeline, path, first_seq, last_seq, rows, bytes, first_time, last_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
+                .bind(pipeline)
+                .bind(&file.path)
+                .bind(file.first)
+                .bind(file.last)
+                .bind(file.rows)
+                .bind(file.bytes)
+                .bind(file.times.0)
+                .bind(file.times.1)
+                .execute(&mut *writing)
+                .await?;
+        }
+        Ok(writing.commit().await?)
+    }
+
+    /// They are whole.
+    pub(super) async fn archive_ends(
+        &self,
+        pipeline: &str,
+        epoch: i64,
+        last: i64,
+        until: &[(i32, i64)],
+    ) -> Result<(), Told> {
+        let mut connection = self.connect().await?;
+        let mut writing = connection.begin_with("BEGIN IMMEDIATE").await?;
+        owned(&mut writing, pipeline, epoch).await?;
+        let moved = sqlx::query("UPDATE tidegate_pipelines SET archived_seq = ? WHERE pipeline = ?");
+        moved.bind(last).bind(pipeline).execute(&mut *writing).await?;
+        for (partition, offset) in until {
+            let moved = sqlx::query("UPDATE tidegate_progress SET archived_offset = ? WHERE pipeline = ? AND part = ?");
+            moved.bind(offset).bind(pipeline).bind(partition).execute(&mut *writing).await?;
+        }
+        let whole = sqlx::query("UPDATE tidegate_archive SET whole = 1 WHERE pipeline = ? AND last_seq = ?");
+        whole.bind(pipeline).bind(last).execute(&mut *writing).await?;
+        Ok(writing.commit().await?)
+    }
+
+    /// The files that were named, and are not known to be whole.
+    pub(super) async fn archive_begun(&self, pipeline: &str) -> Result<Vec<String>, Told> {
+        let mut connection = self.connect().await?;
+        let rows = sqlx::query("SELECT path FROM tidegate_archive WHERE pipeline = ? AND NOT whole").bind(pipeline);
+        Ok(rows.fetch_all(&mut connection).await?.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// They are deleted.
+    pub(super) async fn archive_forgets(&self, pipeline: &str, epoch: i64, paths: &[String]) -> Result<(), Told> {
+        let mut connection = self.connect().await?;
+        let mut writing = connection.begin_with("BEGIN IMMEDIATE").await?;
+        owned(&mut writing, pipeline, epoch).await?;
+        for path in paths {
+            let forget = sqlx::query("DELETE FROM tidegate_archive WHERE pipeline = ? AND path = ? AND NOT whole");
+            forget.bind(pipeline).bind(path).execute(&mut *writing).await?;
+        }
+        Ok(writing.commit().await?)
+    }
+}
+
+/// An error unless this epoch is the newest, which it stays until the transaction ends.
+async fn owned(writing: &mut SqliteConnection, pipeline: &str, epoch: i64) -> Result<(), Told> {
+    let owner = sqlx::query("SELECT 1 FROM tidegate_pipelines WHERE pipeline = ? AND epoch = ?");
+    match owner.bind(pipeline).bind(epoch).fetch_optional(writing).await? {
+        Some(_) => Ok(()),
+        None => Err(over(pipeline, epoch).into()),
+    }
+}
+
+/// Where the archive goes on.
+pub(super) async fn open(
+    connection: &mut SqliteConnection,
+    pipeline: &str,
+    epoch: i64,
+    archive: bool,
+) -> Result<(i64, Vec<(i32, i64)>), Told> {
+    let mut writing = connection.begin_with("BEGIN IMMEDIATE").await?;
+    owned(&mut writing, pipeline, epoch).await?;
+    let last = sqlx::query(
+        "UPDATE tidegate_pipelines SET archived_seq = CASE WHEN ?2 THEN coalesce(archived_seq, commit_seq) END \
+         WHERE pipeline = ?1 RETURNING coalesce(archived_seq, 0)",
+    );
+    let last = last.bind(pipeline).bind(archive).fetch_one(&mut *writing).await?.get(0);
+    let offsets = sqlx::query(
+        "UPDATE tidegate_progress SET archived_offset = CASE WHEN ?2 THEN coalesce(archived_offset, next_offset) END \
+         WHERE pipeline = ?1 RETURNING part, coalesce(archived_offset, 0)",
+    );
+    let rows = offsets.bind(pipeline).bind(archive).fetch_all(&mut *writing).await?;
+    let mut offsets: Vec<(i32, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    offsets.sort_unstable();
+    writing.commit().await?;
+    Ok((last, offsets))
+}
+
+/// The files that may hold rows of these event times.
+pub(super) async fn archived(
+    connection: &mut SqliteConnection,
+    pipeline: &str,
+    times: (i64, i64),
+) -> Result<Vec<Archived>, Told> {
+    let rows = sqlx::query(
+        "SELECT path, first_seq, last_seq, rows, bytes, first_time, last_time FROM tidegate_archive \
+         WHERE pipeline = ? AND whole AND last_time >= ? AND first_time <= ? ORDER BY first_seq, path",
+    );
+    let rows = rows.bind(pipeline).bind(times.0).bind(times.1).fetch_all(connection).await?;
+    let file = |row: &SqliteRow| Archived {
+        path: row.get(0),
+        first: row.get(1),
+        last: row.get(2),
+        rows: row.get(3),
+        bytes: row.get(4),
+        times: (row.get(5), row.get(6)),
+    };
+    Ok(rows.iter().map(file).collect())
+}
