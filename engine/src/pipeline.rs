@@ -50,6 +50,9 @@ const EXPIRE_ROWS_MAX: usize = 10_000;
 /// How long a commit waits for its recent batch.
 const RECENT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// And where it is to be archived.
+const ARCHIVE_PATIENCE: Duration = Duration::from_secs(60);
+
 /// A source with its views, and what they need to run.
 pub struct Pipeline {
     /// The source.
@@ -205,7 +208,12 @@ impl Pipeline {
         loop {
             let mut running = recovery::recover(self, lease.as_ref())?;
             self.metrics.ready.set(1);
-            match self.work(&mut running)? {
+            let ended = self.work(&mut running);
+            if let Some(archiver) = running.archiver.take() {
+                // A run under way must not go on beside that of the next owner, which may be us.
+                self.runtime.block_on(archiver.end());
+            }
+            match ended? {
                 Ended::Stopped => return Ok(()),
                 Ended::Recover => {
                     tracing::warn!(pipeline = name, "memory does not fit the database any more; recovering from it")
@@ -260,7 +268,7 @@ impl Pipeline {
         let (seq, metrics, archiver) = (running.seq, self.metrics.clone(), running.archiver.clone());
         self.runtime.spawn(async move {
             if let Some(archiver) = archiver
-                && let Err(error) = archiver.run(seq, false).await
+                && let Err(error) = archiver.run(seq).await
             {
                 metrics.recent_failed();
                 tracing::warn!("archiving: {error}; trying again");
@@ -611,13 +619,12 @@ impl RecentBatch {
         }
         let (keeper, ranges, rows, seq) = (self.keeper.clone(), self.ranges.clone(), self.rows.clone(), commit.seq);
         let writing = tokio::task::spawn_blocking(move || keeper.write(seq, &ranges, &rows));
-        let why = match tokio::time::timeout(RECENT_PATIENCE, writing).await {
+        let patience = if self.archiver.is_some() { ARCHIVE_PATIENCE } else { RECENT_PATIENCE };
+        let why = match tokio::time::timeout(patience, writing).await {
             Ok(Ok(Ok(()))) => return Ok(()),
             Ok(Ok(Err(error))) => error,
             Ok(Err(_)) => Error::bug("writing a recent batch panicked"),
-            Err(_) => {
-                Error::wait("TG-RECENT-DISK", format!("a recent batch was not written within {RECENT_PATIENCE:?}"))
-            }
+            Err(_) => Error::wait("TG-RECENT-DISK", format!("a recent batch was not written within {patience:?}")),
         };
         metrics.recent_failed();
         if self.archiver.is_some() {

@@ -205,7 +205,7 @@ pub struct ArchiveSettings {
     /// A folder, or `s3://bucket/path`.
     pub url: String,
     /// Options of the store, such as `aws_endpoint`, over the variables `AWS_…`.
-    pub options: BTreeMap<String, String>,
+    pub options: BTreeMap<String, serde_json::Value>,
     /// Rows are archived at least so often.
     pub every_ms: u64,
     /// And once there are so many bytes of recent batches.

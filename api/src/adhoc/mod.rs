@@ -60,8 +60,8 @@ const MAPS_MAX: u64 = 16 << 40;
 pub struct Served {
     relations: Relations,
     system: System,
-    /// Where sources are archived, if any is.
-    archive: Option<Archive>,
+    /// Where sources are archived, if any is; or why that cannot be reached.
+    archive: Option<Result<Archive, Told>>,
     /// Address space that maps of recent batches may take.
     maps_max: u64,
 }
@@ -73,8 +73,7 @@ impl Served {
         // A worker has another directory.
         let path = std::path::absolute(&recent.path).map_err(|error| error.to_string())?;
         let archives = catalog.sources.iter().any(|source| source.source.options.archive);
-        let archive =
-            archives.then(|| Archive::open(&settings.archive)).transpose().map_err(|error| error.to_string())?;
+        let archive = archives.then(|| Archive::open(&settings.archive).map_err(Told::from));
         let tables = catalog.views.iter().map(|view| view.table.clone()).chain(system::tables()).collect();
         let sources: Vec<Source> = catalog.sources.iter().map(|source| Source::new(source, &path)).collect();
         // Files that are gone stay mapped while they are read; an engine may have been told to keep more than we were.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use futures::FutureExt;
-use tidegate_engine::archive::Archived;
+use tidegate_engine::archive::Before;
 use tidegate_engine::ask::system;
 use tidegate_engine::batch::{Committed, file_name};
 use tidegate_engine::settings::AdHocSettings;
@@ -45,6 +45,9 @@ const ADDRESS_SPACE: u64 = 2 << 30;
 
 /// Scans whose rows are held for a worker at a time.
 const SCANS_MAX: usize = 2;
+
+/// The most parts of a file that are read at a time.
+const PARTS_MAX: usize = 1_024;
 
 /// A part of an answer.
 #[derive(Debug)]
@@ -428,8 +431,14 @@ fn hear(
             begin(worker, threads, query, scan, Scan { store, served, of: pipeline, asked: Asked::Place });
             return Ok(());
         }
-        FromWorker::LookAtArchive { query, scan, pipeline, times } => {
-            begin(worker, threads, query, scan, Scan { store, served, of: pipeline, asked: Asked::Archive(times) });
+        FromWorker::LookAtArchive { query, scan, pipeline, oldest, times } => {
+            begin(
+                worker,
+                threads,
+                query,
+                scan,
+                Scan { store, served, of: pipeline, asked: Asked::Archive(oldest, times) },
+            );
             return Ok(());
         }
         FromWorker::Fetch { query, scan, path, ranges } => {
@@ -466,7 +475,7 @@ enum Asked {
     Rows(Wanted),
     Ends(usize),
     Place,
-    Archive((i64, i64)),
+    Archive(i64, (i64, i64)),
     Parts(Vec<(u64, u64)>),
 }
 
@@ -493,7 +502,7 @@ fn begin(worker: &Arc<Worker>, threads: &Handle, query: u64, scan: u64, asked: S
         match read.unwrap_or_else(too_long) {
             Ok(Scanned::Rows(body)) => worker.say(&ToWorker::Rows { scan }, &body, Some(turn)),
             Ok(Scanned::Place(committed)) => worker.say(&ToWorker::Place { scan, committed }, &[], Some(turn)),
-            Ok(Scanned::Files(files)) => worker.say(&ToWorker::Files { scan, files }, &[], Some(turn)),
+            Ok(Scanned::Files(before)) => worker.say(&ToWorker::Files { scan, before }, &[], Some(turn)),
             Ok(Scanned::Parts(parts)) => {
                 let lengths = parts.iter().map(bytes::Bytes::len).collect();
                 worker.say(&ToWorker::Parts { scan, lengths }, &parts.concat(), Some(turn));
@@ -509,7 +518,7 @@ enum Scanned {
     Rows(Vec<u8>),
     Ends(Option<(i64, i64)>),
     Place(Option<Committed>),
-    Files(Vec<Archived>),
+    Files(Before),
     Parts(Vec<bytes::Bytes>),
 }
 
@@ -521,13 +530,17 @@ async fn parts(served: &Served, path: &str, ranges: &[(u64, u64)]) -> Result<Vec
     let Some(archive) = served.archive.as_ref().filter(|_| known) else {
         return Err(told("a worker asks for a file that is none of an archive"));
     };
+    // What lies between parts that are near may be read with them.
+    if ranges.len() > PARTS_MAX || ranges.iter().any(|(from, until)| from > until) {
+        return Err(told("a worker asks for odd parts of a file"));
+    }
     let bytes = ranges.iter().fold(0u64, |sum, (from, until)| sum.saturating_add(until.saturating_sub(*from)));
     if bytes > wire::SCAN_MAX as u64 {
         let why = format!("the query reads more than {} MiB of a file of the archive at a time", wire::SCAN_MAX >> 20);
         return Err(Told::new(Blame::Query, "TG-SCAN-BYTES", why).hint("read fewer columns or rows"));
     }
     let ranges: Vec<std::ops::Range<u64>> = ranges.iter().map(|(from, until)| *from..*until).collect();
-    Ok(archive.parts(path, &ranges).await?)
+    Ok(archive.as_ref().map_err(Told::clone)?.parts(path, &ranges).await?)
 }
 
 async fn scanned(
@@ -542,7 +555,9 @@ async fn scanned(
     let table = served.relations.tables.iter().find(|known| known.name == of);
     match &asked {
         Asked::Place => return Ok(Scanned::Place(snapshot().await?.committed(of).await?)),
-        Asked::Archive(times) => return Ok(Scanned::Files(snapshot().await?.archived(of, *times).await?)),
+        Asked::Archive(oldest, times) => {
+            return Ok(Scanned::Files(snapshot().await?.archived(of, *oldest, *times).await?));
+        }
         Asked::Parts(ranges) => return Ok(Scanned::Parts(parts(served, of, ranges).await?)),
         Asked::Rows(_) | Asked::Ends(_) => {}
     }
@@ -552,7 +567,7 @@ async fn scanned(
             wanted.columns.iter().copied().chain(wanted.bounds.iter().map(|bound| bound.column)).collect()
         }
         Asked::Ends(column) => vec![*column],
-        Asked::Place | Asked::Archive(_) | Asked::Parts(_) => Vec::new(),
+        Asked::Place | Asked::Archive(..) | Asked::Parts(_) => Vec::new(),
     };
     if positions.iter().any(|position| *position >= table.columns.len()) {
         return Err(told(format!("a worker asks for a column that {} does not have", table.name)));
@@ -560,7 +575,7 @@ async fn scanned(
     let snapshot = snapshot().await?;
     let is_ours = system::is_ours(table);
     match asked {
-        Asked::Place | Asked::Archive(_) | Asked::Parts(_) => Err(told("a table is asked for something else")),
+        Asked::Place | Asked::Archive(..) | Asked::Parts(_) => Err(told("a table is asked for something else")),
         Asked::Ends(_) if is_ours => Ok(Scanned::Ends(None)),
         Asked::Ends(column) => Ok(Scanned::Ends(snapshot.extent(table, column).await?)),
         Asked::Rows(wanted) => {

@@ -14,7 +14,7 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tidegate_engine::archive::Archived;
+use tidegate_engine::archive::Before;
 use tidegate_engine::ask::source::Source;
 use tidegate_engine::batch::Committed;
 use tidegate_engine::error::{Error, Kind};
@@ -93,8 +93,8 @@ pub enum ToWorker {
     Files {
         /// The scan that asked.
         scan: u64,
-        /// Them.
-        files: Vec<Archived>,
+        /// What of the archive lies before the commit.
+        before: Before,
     },
     /// Parts of a file, one behind the other in the body.
     Parts {
@@ -171,7 +171,9 @@ pub enum FromWorker {
         scan: u64,
         /// The pipeline.
         pipeline: String,
-        /// That may hold rows of these event times.
+        /// The commit before which they lie.
+        oldest: i64,
+        /// They may hold rows of these event times.
         times: (i64, i64),
     },
     /// Parts of a file of an archive are needed.
@@ -286,7 +288,7 @@ impl Told {
 }
 
 /// What a scan may fail with.
-const SCAN_CODES: [&str; 10] = [
+const SCAN_CODES: [&str; 11] = [
     "TG-ARCHIVE",
     "TG-DATABASE",
     "TG-DATABASE-ACCESS",
@@ -295,6 +297,7 @@ const SCAN_CODES: [&str; 10] = [
     "TG-DATABASE-URL",
     "TG-QUERY-CANCELLED",
     "TG-SCAN-BYTES",
+    "TG-SCAN-FILES",
     "TG-SCAN-ROWS",
     "TG-SCHEMA-VERSION",
 ];

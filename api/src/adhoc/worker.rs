@@ -17,7 +17,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
 use clap::Args;
-use tidegate_engine::archive::{Archived, Files};
+use tidegate_engine::archive::{Before, Files};
 use tidegate_engine::ask::adhoc::{Limits, Relations, query};
 use tidegate_engine::ask::source::Source;
 use tidegate_engine::batch::Committed;
@@ -85,7 +85,7 @@ enum Scanned {
     Rows(Vec<u8>),
     Ends(Option<(i64, i64)>),
     Place(Option<Committed>),
-    Files(Vec<Archived>),
+    Files(Before),
     Parts(Vec<Bytes>),
     Refused(Told),
 }
@@ -159,10 +159,10 @@ impl Moment for Remote {
         }
     }
 
-    async fn archived(&self, pipeline: &str, times: (i64, i64)) -> Result<Vec<Archived>> {
+    async fn archived(&self, pipeline: &str, oldest: i64, times: (i64, i64)) -> Result<Before> {
         let (query, pipeline) = (self.query, pipeline.to_string());
-        match self.line.ask(|scan| FromWorker::LookAtArchive { query, scan, pipeline, times }).await? {
-            Scanned::Files(files) => Ok(files),
+        match self.line.ask(|scan| FromWorker::LookAtArchive { query, scan, pipeline, oldest, times }).await? {
+            Scanned::Files(before) => Ok(before),
             _ => Err(Error::bug("a look at an archive was answered by something else")),
         }
     }
@@ -231,7 +231,7 @@ fn serve(mut from: UnixStream, runtime: &Runtime) -> std::io::Result<()> {
             ToWorker::Rows { scan } => line.resolve(scan, Scanned::Rows(body)),
             ToWorker::Ends { scan, ends } => line.resolve(scan, Scanned::Ends(ends)),
             ToWorker::Place { scan, committed } => line.resolve(scan, Scanned::Place(committed)),
-            ToWorker::Files { scan, files } => line.resolve(scan, Scanned::Files(files)),
+            ToWorker::Files { scan, before } => line.resolve(scan, Scanned::Files(before)),
             ToWorker::Parts { scan, lengths } => {
                 let mut rest = Bytes::from(body);
                 let parts = lengths.into_iter().map(|length| rest.split_to(length.min(rest.len())));

@@ -6,10 +6,10 @@ use crate::engine::Engine;
 use crate::invariants;
 use crate::world::{World, shared};
 
-/// The points of the archive are killed at in archive.rs: "archive-begun", "archive-written", "archive-ended".
 /// Points that a process passes once, or once in a while: their n-th hit is that of the n-th process.
 const ONCE: [&str; 4] = ["takeover", "recover-loaded", "replay-mid", "shutdown"];
 
+/// Those of the archive are in archive.rs: "archive-begun", "archive-written", "archive-ended".
 const POINTS: [&str; 20] = [
     "read",
     "decoded",

@@ -23,7 +23,7 @@ pub use run::{Archiver, Begin};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::path::Path as FilePath;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -55,10 +55,35 @@ pub struct Archived {
     pub times: (i64, i64),
 }
 
+/// What of an archive lies before a commit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// The last commit of the last run that begins before it; none where none does.
+    pub until: Option<i64>,
+    /// The offsets up to which it reaches, by partition, if nothing is archived behind it.
+    pub offsets: Option<Vec<(i32, i64)>>,
+    /// Those of its files that may hold rows of the event times that were asked for, both included.
+    pub files: Vec<Archived>,
+}
+
+/// The most files of an archive that one query reads.
+pub const FILES_MAX: usize = 10_000;
+
+/// Refuses a question that reads too many.
+pub fn check_files(source: &str, files: usize) -> Result<()> {
+    if files <= FILES_MAX {
+        return Ok(());
+    }
+    let why = format!("the question reads more than {FILES_MAX} files of the archive of {source}");
+    Err(Error::query("TG-SCAN-FILES", why).hint("narrow it by a condition on the event time"))
+}
+
 /// Where files of the archive are.
 #[derive(Clone)]
 pub struct Archive {
     store: Arc<dyn ObjectStore>,
+    /// The folder, if it is one of this machine.
+    folder: Option<PathBuf>,
 }
 
 impl fmt::Debug for Archive {
@@ -72,14 +97,14 @@ impl Archive {
     /// The one that the settings name; credentials also come from the variables `AWS_…`.
     pub fn open(settings: &ArchiveSettings) -> Result<Self> {
         let refuse = |why: String| {
-            Error::configuration("TG-ARCHIVE", format!("archive.url {:?}: {why}", settings.url))
+            Error::configuration("TG-ARCHIVE", format!("archive.url: {why}"))
                 .hint("name a folder, or s3://bucket/path with archive.options or AWS_… variables")
         };
         if !settings.url.contains("://") {
             std::fs::create_dir_all(&settings.url).map_err(|error| refuse(error.to_string()))?;
-            let path = FilePath::new(&settings.url);
-            let store = LocalFileSystem::new_with_prefix(path).map_err(|error| refuse(error.to_string()))?;
-            return Ok(Self { store: Arc::new(store.with_automatic_cleanup(true)) });
+            let folder = PathBuf::from(&settings.url);
+            let store = LocalFileSystem::new_with_prefix(&folder).map_err(|error| refuse(error.to_string()))?;
+            return Ok(Self { store: Arc::new(store.with_automatic_cleanup(true)), folder: Some(folder) });
         }
         let url = Url::parse(&settings.url).map_err(|error| refuse(error.to_string()))?;
         if !matches!(url.scheme(), "s3" | "s3a") {
@@ -88,18 +113,38 @@ impl Archive {
         if let Some(unknown) = settings.options.keys().find(|name| name.parse::<AmazonS3ConfigKey>().is_err()) {
             return Err(refuse(format!("there is no option {unknown}")));
         }
-        let of_environment = std::env::vars().filter(|(name, _)| name.starts_with("AWS_"));
-        let options: BTreeMap<String, String> =
-            of_environment.map(|(name, value)| (name.to_lowercase(), value)).chain(settings.options.clone()).collect();
+        let of_environment = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok().filter(|name| name.starts_with("AWS_"))?;
+            Some((name.to_lowercase(), value.into_string().ok()?))
+        });
+        let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        let set = settings.options.iter().map(|(name, value)| (name.to_lowercase(), text(value)));
+        let options: BTreeMap<String, String> = of_environment.chain(set).collect();
         // What it says may quote an option.
         let (store, path) =
             parse_url_opts(&url, options).map_err(|_| refuse("its options are not right".to_string()))?;
-        Ok(Self { store: Arc::new(PrefixStore::new(store, path)) })
+        Ok(Self { store: Arc::new(PrefixStore::new(store, path)), folder: None })
     }
 
-    /// Writes a file, whole or not at all.
+    /// Writes a file, whole or not at all, so that a machine that loses its power does not lose it.
     pub async fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
-        self.store.put(&location(path)?, bytes.into()).await.map(drop).map_err(|error| unanswered("written", &error))
+        let put = self.store.put(&location(path)?, bytes.into()).await;
+        put.map_err(|error| unanswered("written", &error))?;
+        let Some(folder) = self.folder.clone() else { return Ok(()) };
+        let path = folder.join(path);
+        let sync = move || -> std::io::Result<()> {
+            // The file, and the name that each folder above has for it.
+            std::fs::File::open(&path)?.sync_all()?;
+            for parent in path.ancestors().skip(1).take_while(|parent| parent.starts_with(&folder)) {
+                std::fs::File::open(parent)?.sync_all()?;
+            }
+            Ok(())
+        };
+        let synced = tokio::task::spawn_blocking(sync).await;
+        synced.map_err(|_| Error::bug("writing a file of the archive panicked"))?.map_err(|error| {
+            tracing::warn!("archive: {error}");
+            Error::wait("TG-ARCHIVE", "a file of the archive could not be forced to the disk")
+        })
     }
 
     /// Deletes a file; one that is not there is deleted already.

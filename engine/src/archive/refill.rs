@@ -35,10 +35,12 @@ pub fn refill(
         .collect();
     let given = pipeline.runtime.block_on(writer.given_rejects(froms))?;
     let future = given.iter().filter(|r| r.view.is_empty()).map(|r| (r.partition, r.offset)).collect();
+    let offsets: i64 = ranges.iter().map(|range| range.until - range.from).sum();
+    tracing::info!(pipeline = pipeline.source.source.name, "reading {offsets} offsets once more for the archive");
     let mut decoder = Decoder::new(&pipeline.source)?;
-    keeper.refill(*last + 1, stored.seq, &ranges, |take| {
+    keeper.refill((*last + 1, stored.seq), &ranges, |take| {
         replay(pipeline, stored, froms, |records| match decoder.decode(records, Future::Given(&future))?.rows {
-            Some(rows) => take(&rows),
+            Some(rows) => take(rows),
             None => Ok(()),
         })
         .map(drop)

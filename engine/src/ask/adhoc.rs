@@ -153,14 +153,26 @@ fn session(
 /// The catalog that names without one are looked for in.
 const DEFAULT_CATALOG: &str = "datafusion";
 
+/// An error of ours that libraries have wrapped.
+fn ours(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
+    let mut inner = Some(error);
+    while let Some(error) = inner {
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            return Some(ours.clone());
+        }
+        inner = error.source();
+    }
+    None
+}
+
 /// Why a query failed, by what somebody can do about it.
 fn failed(error: &DataFusionError, memory: usize) -> Error {
+    if let Some(ours) = ours(error) {
+        return ours;
+    }
     let root = error.find_root();
     match root {
-        DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
-            Some(ours) => ours.clone(),
-            None => Error::query("TG-QUERY-DATA", inner.to_string()),
-        },
+        DataFusionError::External(inner) => Error::query("TG-QUERY-DATA", inner.to_string()),
         DataFusionError::ResourcesExhausted(_) => {
             Error::query("TG-QUERY-MEMORY", format!("the query needs more than {} MiB", memory >> 20))
                 .hint("read fewer rows or columns, say by a narrower WHERE")
@@ -198,7 +210,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::archive::Archived;
+    use crate::archive::Before;
     use crate::batch::Committed;
     use crate::sql::guard::{Parameters, check};
     use crate::store::Wanted;
@@ -222,8 +234,8 @@ mod tests {
             Ok(None)
         }
 
-        async fn archived(&self, _: &str, _: (i64, i64)) -> Result<Vec<Archived>> {
-            Ok(Vec::new())
+        async fn archived(&self, _: &str, _: i64, _: (i64, i64)) -> Result<Before> {
+            Ok(Before::default())
         }
     }
 

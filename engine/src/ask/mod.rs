@@ -291,7 +291,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::archive::Archived;
+    use crate::archive::Before;
     use crate::batch::Committed;
     use crate::sql::Catalog;
     use crate::store::Wanted;
@@ -317,8 +317,8 @@ mod tests {
             Ok(None)
         }
 
-        async fn archived(&self, _: &str, _: (i64, i64)) -> Result<Vec<Archived>> {
-            Ok(Vec::new())
+        async fn archived(&self, _: &str, _: i64, _: (i64, i64)) -> Result<Before> {
+            Ok(Before::default())
         }
     }
 

@@ -4,11 +4,10 @@
 //! column that is not asked for is not touched. Conditions are judged again above.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
@@ -32,12 +31,14 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, ReplaceChildrenOptions,
 };
 use datafusion::scalar::ScalarValue;
+use object_store::ObjectMeta;
+use object_store::path::Path;
 use tokio::sync::OnceCell;
 
 use crate::archive::Archived;
 use crate::batch::{HIDDEN, INGESTED, TIME_RANGE_US};
 use crate::error::Error;
-use crate::recent::{Facts, HIDDEN_OF_TABLE, Reader, Slice, table_schema};
+use crate::recent::{Facts, HIDDEN_OF_TABLE, Reader, Slice, absent, table_schema};
 use crate::sql::PlannedSource;
 use crate::sql::window::{Kind, WINDOW_UDF, called};
 use crate::store::Moment;
@@ -57,7 +58,7 @@ pub struct Source {
 
 impl Source {
     /// Of a source that is declared, below the path where engines write.
-    pub fn new(source: &PlannedSource, path: &Path) -> Self {
+    pub fn new(source: &PlannedSource, path: &std::path::Path) -> Self {
         let name = source.source.name.clone();
         let reader = Arc::new(Reader::new(path, &name, table_schema(&source.schema)));
         Self { name, time_column: source.source.time_column.clone(), reader, archive: source.source.options.archive }
@@ -84,7 +85,9 @@ impl SourceTable {
     pub fn new(source: &Source, moment: &Arc<dyn Moment>, hidden: bool) -> Self {
         let all = source.reader.schema();
         let shown = if hidden { all.fields().len() } else { all.fields().len() - HIDDEN_OF_TABLE.len() };
-        let schema = Arc::new(Schema::new(all.fields()[..shown].to_vec()));
+        // A file of the archive may be older than a column.
+        let of = |field: &FieldRef| field.as_ref().clone().with_nullable(source.archive || field.is_nullable());
+        let schema = Arc::new(Schema::new(all.fields()[..shown].iter().map(of).collect::<Vec<_>>()));
         Self { source: source.clone(), moment: moment.clone(), schema, slices: OnceCell::new() }
     }
 
@@ -120,14 +123,22 @@ impl SourceTable {
         let all = (TIME_RANGE_US.start, TIME_RANGE_US.end);
         let times = bounds.iter().filter(|(of, _)| *of == Of::Time);
         let times = times.fold(all, |all, (_, range)| (all.0.max(range.0), all.1.min(range.1)));
-        // Which of them are before the recent batches does not depend on what is asked for.
-        let known = self.moment.archived(&self.source.name, all).await.map_err(external)?;
-        let oldest = slices.first().map_or(i64::MAX, |slice| slice.name().first);
-        let until = known.iter().filter(|file| file.first < oldest).map(|file| file.last).max().unwrap_or(0);
+        // The file with which an owner begins has nothing of its commit.
+        let has_some = |slice: &&Slice| slice.facts().ranges.iter().any(|(_, from, until)| from < until);
+        let oldest = slices.iter().find(has_some).map_or(i64::MAX, |slice| slice.name().first);
+        let before = self.moment.archived(&self.source.name, oldest, times).await.map_err(external)?;
+        let Some(until) = before.until else { return Ok((None, slices)) };
         let slices: Vec<Slice> = slices.into_iter().filter(|slice| slice.name().first > until).collect();
-        let meets = |file: &&Archived| file.last <= until && file.times.0 <= times.1 && times.0 <= file.times.1;
-        let files: Vec<&Archived> = known.iter().filter(meets).collect();
-        if files.is_empty() {
+        // Since this moment some may have been archived and deleted.
+        if let (Some(first), Some(offsets)) = (slices.first(), &before.offsets) {
+            let of = |partition: i32| offsets.iter().find(|known| known.0 == partition).map(|known| known.1);
+            let missing = first.facts().ranges.iter().find(|(p, from, _)| of(*p).is_some_and(|offset| offset < *from));
+            if let Some((partition, from, _)) = missing {
+                let offset = of(*partition).unwrap_or_default();
+                return Err(external(absent(&self.source.name, *partition, offset, *from)));
+            }
+        }
+        if before.files.is_empty() {
             return Ok((None, slices));
         }
         let mut source = ParquetSource::new(self.schema.clone());
@@ -136,9 +147,18 @@ impl SourceTable {
             source =
                 source.with_predicate(session.create_physical_expr(condition, &schema)?).with_enable_page_index(true);
         }
-        let files = files.into_iter().map(|file| PartitionedFile::new(file.path.clone(), file.bytes.unsigned_abs()));
+        let file = |file: Archived| {
+            Ok(PartitionedFile::new_from_meta(ObjectMeta {
+                location: Path::parse(&file.path).map_err(|error| DataFusionError::External(Box::new(error)))?,
+                last_modified: chrono::DateTime::UNIX_EPOCH,
+                size: file.bytes.unsigned_abs(),
+                e_tag: None,
+                version: None,
+            }))
+        };
+        let files = before.files.into_iter().map(file).collect::<Result<Vec<_>>>()?;
         let scan = FileScanConfigBuilder::new(ObjectStoreUrl::parse(ARCHIVE_URL)?, Arc::new(source))
-            .with_file_group(FileGroup::new(files.collect()))
+            .with_file_group(FileGroup::new(files))
             .with_projection_indices(Some(columns.to_vec()))?;
         Ok((Some(DataSourceExec::from_data_source(scan.build())), slices))
     }

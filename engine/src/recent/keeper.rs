@@ -1,18 +1,19 @@
 //! The owner's side: writes each epoch before its commit, merges small files, deletes old ones.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
 
 use super::reader::untiled;
 use super::segment::{self, Facts, Name, Segment, disk};
 use super::{home, owner_name, table_schema};
-use crate::batch::{Committed, OffsetRange, file_name};
+use crate::batch::{Committed, HIDDEN, OffsetRange, file_name};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::settings::RecentSettings;
@@ -39,6 +40,9 @@ const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// How long nothing is written after a write has failed.
 const PAUSE: Duration = Duration::from_secs(10);
 
+/// Rows that are read once more are written in files of so many bytes.
+const REFILL_BYTES: usize = 32 << 20;
+
 /// Folders of pipelines that are not ours go when nobody has written to them for a day.
 const FORGOTTEN_US: i64 = 86_400_000_000;
 
@@ -59,6 +63,8 @@ struct Kept {
     files: Vec<Held>,
     /// The last commit that is archived: those behind it stay, however old. Everything, where there is no archive.
     archived: i64,
+    /// The last commit of those that are being archived: they stay as they are.
+    pinned: i64,
     /// Raised whenever all of them go.
     generation: u64,
     /// Until when nothing is written.
@@ -88,7 +94,7 @@ pub struct Begin<'a> {
 }
 
 /// Files that are to be archived.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Due(Vec<Held>);
 
 impl Due {
@@ -118,7 +124,14 @@ impl Keeper {
             time_column: source.schema.index_of(&source.source.time_column)?,
             settings: settings.clone(),
             clock: clock.clone(),
-            kept: Mutex::new(Kept { files, archived, generation: 0, paused_until: None, tidied_at: clock.now() }),
+            kept: Mutex::new(Kept {
+                files,
+                archived,
+                pinned: archived,
+                generation: 0,
+                paused_until: None,
+                tidied_at: clock.now(),
+            }),
             writing: Mutex::new(()),
             tidying: Mutex::new(()),
         };
@@ -206,17 +219,39 @@ impl Keeper {
         self.kept().files.is_empty()
     }
 
-    /// Writes rows that are to be archived as the one file of commits `first` to `last`.
+    /// Writes rows that are to be archived, read once more, as files of the commits `first` to `last`: which of them read
+    /// what is not known any more, so each file but the last stands for one.
     pub fn refill(
         &self,
-        first: i64,
-        last: i64,
+        (first, last): (i64, i64),
         ranges: &[OffsetRange],
-        feed: impl FnOnce(&mut dyn FnMut(&RecordBatch) -> Result<()>) -> Result<()>,
+        feed: impl FnOnce(&mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()>,
     ) -> Result<()> {
-        let name = Name { first, last };
-        let empty = Facts::of(ranges, &[], self.time_column, self.clock.wall_us());
-        let (facts, bytes) = segment::stream(&self.folder, name, &self.schema, empty, self.time_column, feed)?;
+        let (mut next, mut held, mut bytes) = (first, Vec::new(), 0);
+        let mut rest: Vec<OffsetRange> = ranges.to_vec();
+        feed(&mut |rows| {
+            bytes += rows.get_array_memory_size();
+            held.push(rows);
+            if bytes >= REFILL_BYTES && next < last {
+                let until = reached(&held, &rest);
+                self.refilled(Name { first: next, last: next }, &until, &held)?;
+                for (range, until) in rest.iter_mut().zip(&until) {
+                    range.from = until.until;
+                }
+                (next, bytes) = (next + 1, 0);
+                held.clear();
+            }
+            Ok(())
+        })?;
+        self.refilled(Name { first: next, last }, &rest, &held)
+    }
+
+    fn refilled(&self, name: Name, ranges: &[OffsetRange], rows: &[RecordBatch]) -> Result<()> {
+        let ingested = self.clock.wall_us();
+        let facts = Facts::of(ranges, rows, self.time_column, ingested);
+        let rows = rows.iter().map(|rows| segment::of_decoded(rows, &self.schema, ingested));
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        let bytes = segment::write(&self.folder, name, &self.schema, &rows, &facts)?;
         self.kept().files.push(Held { name, facts, bytes });
         Ok(())
     }
@@ -226,13 +261,21 @@ impl Keeper {
         &self.schema
     }
 
-    /// Files behind commit `archived`, of commits up to `seq`, once the oldest is so old or they have so many bytes.
-    pub fn due(&self, archived: i64, seq: i64, bytes_min: u64, age_us: i64) -> Option<Due> {
-        let kept = self.kept();
+    /// Files behind commit `archived`, which reaches up to these offsets, of commits up to `seq`; once the oldest is so old or
+    /// they have so many bytes. They stay as they are until they are archived.
+    pub fn due(
+        &self,
+        archived: i64,
+        offsets: &[(i32, i64)],
+        seq: i64,
+        bytes_min: u64,
+        age_us: i64,
+    ) -> Result<Option<Due>> {
+        let mut kept = self.kept();
         let behind = kept.files.iter().filter(|file| file.name.first > archived && file.name.last <= seq);
         let (mut due, mut bytes) = (Vec::new(), 0);
         for file in behind {
-            if !due.is_empty() && bytes + file.bytes > 2 * bytes_min {
+            if !due.is_empty() && bytes + file.bytes > bytes_min {
                 break;
             }
             bytes += file.bytes;
@@ -240,7 +283,20 @@ impl Keeper {
         }
         let old = self.clock.wall_us().saturating_sub(age_us);
         let is_due = bytes >= bytes_min || due.first().is_some_and(|file| file.facts.ingested.0 <= old);
-        is_due.then_some(Due(due))
+        if !is_due {
+            return Ok(None);
+        }
+        let facts: Vec<&Facts> = due.iter().map(|file| &file.facts).collect();
+        let begins = |first: &Facts| {
+            let of = |partition: i32| offsets.iter().find(|known| known.0 == partition).map(|known| known.1);
+            first.ranges.iter().all(|(partition, from, _)| of(*partition).is_none_or(|offset| offset == *from))
+        };
+        if Facts::merged(&facts).is_none() || !facts.first().is_some_and(|first| begins(first)) {
+            return Err(Error::wait("TG-ARCHIVE", "recent batches that are to be archived are missing")
+                .hint("start the engine anew: it reads them from Kafka once more"));
+        }
+        kept.pinned = due.last().map_or(kept.pinned, |file| file.name.last);
+        Ok(Some(Due(due)))
     }
 
     /// The rows of files that are to be archived.
@@ -254,13 +310,18 @@ impl Keeper {
 
     /// Everything up to this commit is archived.
     pub fn archived(&self, last: i64) {
-        self.kept().archived = last;
+        let mut kept = self.kept();
+        (kept.archived, kept.pinned) = (last, last.max(kept.pinned));
     }
 
-    /// Whether it is time to merge and to delete.
+    /// Whether it is time to merge and to delete; then it is so again only after a while.
     pub fn is_due(&self) -> bool {
-        let kept = self.kept();
-        self.clock.now().duration_since(kept.tidied_at) >= TIDY_EVERY
+        let (mut kept, now) = (self.kept(), self.clock.now());
+        let is_due = now.duration_since(kept.tidied_at) >= TIDY_EVERY;
+        if is_due {
+            kept.tidied_at = now;
+        }
+        is_due
     }
 
     /// How many bytes there are.
@@ -280,7 +341,7 @@ impl Keeper {
         for merged in [false, true] {
             let (files, archived) = {
                 let kept = self.kept();
-                (kept.files.clone(), kept.archived)
+                (kept.files.clone(), if kept.archived == i64::MAX { i64::MAX } else { kept.pinned })
             };
             // What was archived together stays together.
             let behind = files.partition_point(|file| file.name.first <= archived && archived != i64::MAX);
@@ -291,12 +352,17 @@ impl Keeper {
             let mut kept = self.kept();
             let at = kept.files.iter().position(|file| file.name.first == first);
             let until = kept.files.iter().position(|file| file.name.last == last);
-            // All went meanwhile: the disk has refused.
-            let (Some(at), Some(until)) = (at, until) else {
+            // All went meanwhile: the disk has refused. Or they are being archived.
+            let free = kept.archived == i64::MAX || first > kept.pinned;
+            let (Some(at), Some(until), true) = (at, until, free) else {
                 drop(kept);
                 remove(&self.folder, Name { first, last });
                 continue;
             };
+            // What is to be archived stays, whatever became of it.
+            if let (Err(error), true) = (&merged, kept.archived != i64::MAX) {
+                return Err(error.clone());
+            }
             // One that cannot be read is a gap: what lies before it goes too.
             let from = if merged.is_ok() { at } else { 0 };
             let (new, failed) = match merged {
@@ -379,6 +445,24 @@ fn run_of(files: &[Held], seq: i64, merged: bool, span_us: i64) -> Option<&[Held
     None
 }
 
+/// The ranges up to the last rows of each partition.
+fn reached(rows: &[RecordBatch], ranges: &[OffsetRange]) -> Vec<OffsetRange> {
+    let mut until: BTreeMap<i32, i64> = BTreeMap::new();
+    for rows in rows {
+        let (Some(partitions), Some(offsets)) = (rows.column_by_name(HIDDEN[0]), rows.column_by_name(HIDDEN[1])) else {
+            continue;
+        };
+        let partitions = partitions.as_primitive::<Int32Type>().values();
+        let offsets = offsets.as_primitive::<Int64Type>().values();
+        for (partition, offset) in partitions.iter().zip(offsets) {
+            let last = until.entry(*partition).or_insert(offset + 1);
+            *last = (*last).max(offset + 1);
+        }
+    }
+    let of = |range: &OffsetRange| until.get(&range.partition).copied().unwrap_or(range.from);
+    ranges.iter().map(|range| OffsetRange { until: of(range), ..*range }).collect()
+}
+
 /// The files of a folder that are segments by their names.
 pub fn names(folder: &Path) -> Vec<Name> {
     let listed = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -413,7 +497,8 @@ fn take_over(home: &Path, schema: &SchemaRef, begin: &Begin<'_>) -> Result<Vec<H
         *archived >= begin.seq
             || first.is_some_and(|first| {
                 let from = |partition: i32| first.ranges.iter().find(|range| range.0 == partition).map(|range| range.1);
-                offsets.iter().all(|(partition, offset)| from(*partition).is_some_and(|from| from <= *offset))
+                // One that came later begins where it should: that they tile says so.
+                offsets.iter().all(|(partition, offset)| from(*partition).is_none_or(|from| from <= *offset))
             })
     };
     let whole = untiled(found.iter().map(|held| &held.facts), begin.committed, true).is_none();

@@ -23,7 +23,7 @@ mod reader;
 mod segment;
 
 pub use keeper::{Begin, Due, Keeper};
-pub use reader::{Reader, Slice};
+pub use reader::{Reader, Slice, absent};
 pub use segment::Facts;
 
 use std::path::{Path, PathBuf};

@@ -21,6 +21,16 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Files that are mapped, in the order of their commits.
 type Files = Vec<(Name, Arc<Segment>)>;
 
+/// What a query hears that some of what it should read is not there.
+pub fn absent(source: &str, partition: i32, from: i64, until: i64) -> Error {
+    let why = format!(
+        "recent batches of {source} are not there: offsets [{from}, {until}) of partition {partition} are missing"
+    );
+    Error::wait("TG-RECENT-ABSENT", why).hint(
+        "ask again; recent.path must name the folder that the engine writes, on the same machine, whose log says whether it writes",
+    )
+}
+
 /// A file that a query reads, or that part of it which was committed.
 #[derive(Debug, Clone)]
 pub struct Slice {
@@ -125,14 +135,7 @@ impl Reader {
             }
         }
         let (partition, from, until) = missing.unwrap_or_default();
-        Err(Error::wait(
-            "TG-RECENT-ABSENT",
-            format!(
-                "recent batches of {} are not there: offsets [{from}, {until}) of partition {partition} are missing",
-                self.source
-            ),
-        )
-        .hint("recent.path must name the folder that the engine writes, on the same machine; its log says whether it writes"))
+        Err(absent(&self.source, partition, from, until))
     }
 
     /// Every file of the newest owner, in the order of its commits; none if they change while they are looked at.

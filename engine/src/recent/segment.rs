@@ -139,58 +139,16 @@ pub fn write(folder: &Path, name: Name, schema: &SchemaRef, rows: &[RecordBatch]
 }
 
 fn write_to(path: &Path, schema: &SchemaRef, rows: &[RecordBatch], facts: &Facts) -> Result<u64> {
-    let mut writing = Writing::begin(path, schema)?;
+    let options = IpcWriteOptions::try_new(ALIGNMENT, false, MetadataVersion::V5)?;
+    let file = BufWriter::with_capacity(64 << 10, File::create(path).map_err(disk)?);
+    let mut writer = FileWriter::try_new_with_options(file, schema, options)?;
     for rows in rows {
-        writing.write(rows)?;
+        writer.write(rows).map_err(not_written)?;
     }
-    writing.end(facts)
-}
-
-/// A file that is being written.
-struct Writing(FileWriter<BufWriter<File>>);
-
-impl Writing {
-    fn begin(path: &Path, schema: &SchemaRef) -> Result<Self> {
-        let options = IpcWriteOptions::try_new(ALIGNMENT, false, MetadataVersion::V5)?;
-        let file = BufWriter::with_capacity(64 << 10, File::create(path).map_err(disk)?);
-        Ok(Self(FileWriter::try_new_with_options(file, schema, options)?))
-    }
-
-    fn write(&mut self, rows: &RecordBatch) -> Result<()> {
-        self.0.write(rows).map_err(not_written)
-    }
-
-    fn end(mut self, facts: &Facts) -> Result<u64> {
-        self.0.write_metadata(FACTS, serde_json::to_string(facts).map_err(|error| Error::bug(error.to_string()))?);
-        let file = self.0.into_inner().map_err(not_written)?;
-        let file = file.into_inner().map_err(|error| disk(error.into_error()))?;
-        Ok(file.metadata().map_err(disk)?.len())
-    }
-}
-
-/// Writes a file of rows that come one batch after the other; what they are, and its bytes.
-pub fn stream(
-    folder: &Path,
-    name: Name,
-    schema: &SchemaRef,
-    empty: Facts,
-    time_column: usize,
-    feed: impl FnOnce(&mut dyn FnMut(&RecordBatch) -> Result<()>) -> Result<()>,
-) -> Result<(Facts, u64)> {
-    let path = folder.join(name.file());
-    let unfinished = path.with_extension("unfinished");
-    let mut writing = Writing::begin(&unfinished, schema)?;
-    let (mut facts, ingested) = (empty, 0);
-    feed(&mut |rows| {
-        facts = facts.clone().and(&Facts {
-            ingested: facts.ingested,
-            ..Facts::of(&[], std::slice::from_ref(rows), time_column, ingested)
-        });
-        writing.write(&of_decoded(rows, schema, facts.ingested.0)?)
-    })?;
-    let bytes = writing.end(&facts)?;
-    fs::rename(&unfinished, &path).map_err(disk)?;
-    Ok((facts, bytes))
+    writer.write_metadata(FACTS, serde_json::to_string(facts).map_err(|error| Error::bug(error.to_string()))?);
+    let file = writer.into_inner().map_err(not_written)?;
+    let file = file.into_inner().map_err(|error| disk(error.into_error()))?;
+    Ok(file.metadata().map_err(disk)?.len())
 }
 
 /// The disk refuses.

@@ -101,7 +101,13 @@ fn keep(pipeline: &Pipeline, writer: &mut dyn Writer, stored: &Stored, bounds: &
     let source = &pipeline.source.source;
     let archives = source.options.archive && pipeline.archive.is_some();
     let archived = pipeline.runtime.block_on(writer.open_archive(stored.epoch, archives))?;
-    let Some(settings) = &pipeline.recent else { return Ok((None, None)) };
+    let Some(settings) = &pipeline.recent else {
+        if archives {
+            let why = format!("source {} is archived from recent batches, and recent.enabled is false", source.name);
+            return Err(Error::configuration("TG-ARCHIVE", why).hint("enable them, or leave archive = 'parquet' out"));
+        }
+        return Ok((None, None));
+    };
     let partitions = stored.partitions.iter().map(|p| (p.partition, p.start_offset, p.next_offset)).collect();
     let committed = Committed { pipeline: stored.pipeline_id.clone(), partitions };
     let (epoch, seq) = (stored.epoch, stored.seq);
@@ -120,10 +126,15 @@ fn keep(pipeline: &Pipeline, writer: &mut dyn Writer, stored: &Stored, bounds: &
     if keeper.needs_refill() {
         archive::refill(pipeline, writer, stored, &keeper, &archived, bounds)?;
     }
-    let (name, time_column) = (source.name.clone(), source.time_column.clone());
-    let begin = archive::Begin { pipeline: name, time_column, epoch: stored.epoch, archived: archived.0 };
-    let archiver = Archiver::begin(settings, pipeline.store.clone(), keeper.clone(), begin);
-    let archiver = pipeline.runtime.block_on(archiver)?;
+    let begin = archive::Begin {
+        pipeline: source.name.clone(),
+        life: stored.pipeline_id.clone(),
+        time_column: source.time_column.clone(),
+        epoch: stored.epoch,
+        archived: archived.0,
+        offsets: archived.1,
+    };
+    let archiver = Archiver::begin(settings, pipeline.store.clone(), keeper.clone(), begin, pipeline.clock.clone())?;
     Ok((Some(keeper), Some(Arc::new(archiver))))
 }
 

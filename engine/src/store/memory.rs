@@ -19,7 +19,7 @@ use super::{
     Commit, Expired, FoundPiece, GIVEN_REASONS, GivenReject, Lease, Letters, Moment, Settled, Snapshot, Stop, Store,
     Stored, StoredPartition, StoredView, ViewStart, Wanted, Writer, expired_rows,
 };
-use crate::archive::Archived;
+use crate::archive::{Archived, Before};
 use crate::batch::Committed;
 use crate::error::{Error, Result};
 use crate::sql::planned::Table;
@@ -237,12 +237,26 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn end_archiving(&self, pipeline: &str, epoch: i64, last: i64, until: &[(i32, i64)]) -> Result<()> {
+    async fn end_archiving(
+        &self,
+        pipeline: &str,
+        epoch: i64,
+        (first, last): (i64, i64),
+        until: &[(i32, i64)],
+    ) -> Result<()> {
         let mut held = self.held();
         let owned = held.owned(pipeline, epoch)?;
+        if owned.archived.as_ref().map(|(last, _)| last + 1) != Some(first) {
+            return Err(super::over(pipeline, epoch));
+        }
         owned.archived = Some((last, until.to_vec()));
         owned.archive.iter_mut().filter(|(file, _)| file.last == last).for_each(|(_, whole)| *whole = true);
         Ok(())
+    }
+
+    async fn archived_until(&self, pipeline: &str) -> Result<i64> {
+        let mut held = self.held();
+        Ok(held.pipeline(pipeline)?.archived.as_ref().map_or(0, |(last, _)| *last))
     }
 
     async fn archiving(&self, pipeline: &str) -> Result<Vec<String>> {
@@ -297,9 +311,12 @@ impl Moment for MemorySnapshot {
         Ok(Snapshot::status(self).await?.committed(pipeline))
     }
 
-    async fn archived(&self, pipeline: &str, times: (i64, i64)) -> Result<Vec<Archived>> {
-        let files = self.archive.iter().filter(|(of, _)| of == pipeline).map(|(_, file)| file.clone());
-        Ok(files.filter(|file| file.times.1 >= times.0 && file.times.0 <= times.1).collect())
+    async fn archived(&self, pipeline: &str, oldest: i64, times: (i64, i64)) -> Result<Before> {
+        let own = || self.archive.iter().filter(|(of, _)| of == pipeline).map(|(_, file)| file);
+        let until = own().filter(|file| file.first < oldest).map(|file| file.last).max();
+        let is_before = |file: &&Archived| until.is_some_and(|until| file.last <= until);
+        let files = own().filter(is_before).filter(|file| file.times.1 >= times.0 && file.times.0 <= times.1);
+        Ok(Before { until, offsets: None, files: files.cloned().collect() })
     }
 }
 

@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::archive::Archived;
+use crate::archive::{Archived, Before};
 use crate::batch::{Committed, OffsetRange};
 use crate::error::{Error, Result};
 use crate::sink::{Write, quoted};
@@ -61,11 +61,20 @@ pub trait Store: Send + Sync {
     async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64>;
     /// Names files of the archive that are about to be written; only for the owner of the newest epoch.
     async fn begin_archiving(&self, pipeline: &str, epoch: i64, files: &[Archived]) -> Result<()>;
-    /// They are whole: what was committed up to `last` is archived, up to these offsets.
-    async fn end_archiving(&self, pipeline: &str, epoch: i64, last: i64, until: &[(i32, i64)]) -> Result<()>;
+    /// They are whole: what was committed from `first` to `last`, right behind what is archived, is archived too, up to these
+    /// offsets.
+    async fn end_archiving(
+        &self,
+        pipeline: &str,
+        epoch: i64,
+        (first, last): (i64, i64),
+        until: &[(i32, i64)],
+    ) -> Result<()>;
+    /// The last commit that is archived.
+    async fn archived_until(&self, pipeline: &str) -> Result<i64>;
     /// The files that were named, and are not known to be whole.
     async fn archiving(&self, pipeline: &str) -> Result<Vec<String>>;
-    /// They are deleted.
+    /// They are deleted. Those that were named within the last hour stay named: whoever was to write them may still do so.
     async fn forget_archiving(&self, pipeline: &str, epoch: i64, paths: &[String]) -> Result<()>;
     /// Removes a view: its table, its state, its progress. The pipeline's owner is fenced. Whether there was one.
     async fn drop_view(&self, view: &str) -> Result<bool>;
@@ -81,8 +90,8 @@ pub trait Moment: Send + Sync {
     async fn extent(&self, table: &Table, column: usize) -> Result<Option<(i64, i64)>>;
     /// Where a pipeline stands; none if it was never begun.
     async fn committed(&self, pipeline: &str) -> Result<Option<Committed>>;
-    /// The files of its archive that may hold rows of these event times, in microseconds, both included.
-    async fn archived(&self, pipeline: &str, times: (i64, i64)) -> Result<Vec<Archived>>;
+    /// What of its archive lies before commit `oldest`.
+    async fn archived(&self, pipeline: &str, oldest: i64, times: (i64, i64)) -> Result<Before>;
 }
 
 /// The database as it was at one moment.
@@ -294,7 +303,7 @@ pub struct Expired<'a> {
 }
 
 /// Names the form of our tables; a database of another is refused.
-pub const SCHEMA_VERSION: i64 = 3;
+pub const SCHEMA_VERSION: i64 = 4;
 
 /// What a database of another form hears.
 fn other_schema(found: i64) -> Error {

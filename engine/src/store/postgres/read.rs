@@ -27,7 +27,7 @@ fn us(column: &str) -> String {
 }
 
 /// Whether an engine has made our tables: before its first start there is nothing to tell.
-async fn has_tables(session: &Session) -> Result<bool> {
+pub(super) async fn has_tables(session: &Session) -> Result<bool> {
     Ok(session.one("SELECT to_regclass('tidegate.leases') IS NOT NULL", &[]).await?.get(0))
 }
 
@@ -219,8 +219,12 @@ impl Store for Postgres {
         self.archive_begins(pipeline, epoch, files).await
     }
 
-    async fn end_archiving(&self, pipeline: &str, epoch: i64, last: i64, until: &[(i32, i64)]) -> Result<()> {
-        self.archive_ends(pipeline, epoch, last, until).await
+    async fn end_archiving(&self, pipeline: &str, epoch: i64, span: (i64, i64), until: &[(i32, i64)]) -> Result<()> {
+        self.archive_ends(pipeline, epoch, span, until).await
+    }
+
+    async fn archived_until(&self, pipeline: &str) -> Result<i64> {
+        self.archive_reaches(pipeline).await
     }
 
     async fn archiving(&self, pipeline: &str) -> Result<Vec<String>> {

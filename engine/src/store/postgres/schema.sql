@@ -105,10 +105,13 @@ CREATE TABLE IF NOT EXISTS tidegate.archive (
     bytes      bigint NOT NULL,
     first_time timestamptz NOT NULL,                  -- the least and the greatest event time
     last_time  timestamptz NOT NULL,
+    epoch      bigint NOT NULL,                       -- the owner that was to write it
+    begun_at   timestamptz NOT NULL DEFAULT now(),
     whole      boolean NOT NULL DEFAULT false,
     PRIMARY KEY (pipeline, path)
 );
-CREATE INDEX IF NOT EXISTS archive_times ON tidegate.archive (pipeline, last_time);
+CREATE INDEX IF NOT EXISTS archive_times ON tidegate.archive (pipeline, last_time) WHERE whole;
+CREATE INDEX IF NOT EXISTS archive_begun ON tidegate.archive (pipeline) WHERE NOT whole;
 
 -- One row a pipeline: who is alive. Outside the commit, since it says nothing about the data.
 CREATE TABLE IF NOT EXISTS tidegate.leases (

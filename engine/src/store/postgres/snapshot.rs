@@ -12,7 +12,7 @@ use tokio_postgres::types::ToSql;
 use super::read::{self, as_text, text_rows};
 use super::readers::Reader;
 use super::{Postgres, Session, deadline, time};
-use crate::archive::Archived;
+use crate::archive::Before;
 use crate::batch::Committed;
 use crate::error::{Error, Result};
 use crate::sink::quoted;
@@ -116,8 +116,8 @@ impl Moment for PostgresSnapshot {
         Ok(Snapshot::status(self).await?.committed(pipeline))
     }
 
-    async fn archived(&self, pipeline: &str, times: (i64, i64)) -> Result<Vec<Archived>> {
-        self.asked(async |session: &Session| session.archived(pipeline, times).await).await
+    async fn archived(&self, pipeline: &str, oldest: i64, times: (i64, i64)) -> Result<Before> {
+        self.asked(async |session: &Session| session.archived(pipeline, oldest, times).await).await
     }
 }
 

@@ -246,8 +246,12 @@ impl Store for SqliteStore {
         Ok(self.archive_begins(pipeline, epoch, files).await?)
     }
 
-    async fn end_archiving(&self, pipeline: &str, epoch: i64, last: i64, until: &[(i32, i64)]) -> Result<()> {
-        Ok(self.archive_ends(pipeline, epoch, last, until).await?)
+    async fn end_archiving(&self, pipeline: &str, epoch: i64, span: (i64, i64), until: &[(i32, i64)]) -> Result<()> {
+        Ok(self.archive_ends(pipeline, epoch, span, until).await?)
+    }
+
+    async fn archived_until(&self, pipeline: &str) -> Result<i64> {
+        Ok(self.archive_reaches(pipeline).await?)
     }
 
     async fn archiving(&self, pipeline: &str) -> Result<Vec<String>> {

@@ -34,7 +34,8 @@ CREATE INDEX IF NOT EXISTS tidegate_dead_letters_given ON tidegate_dead_letters 
 
 CREATE TABLE IF NOT EXISTS tidegate_archive (
     pipeline TEXT NOT NULL, path TEXT NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, rows INTEGER NOT NULL,
-    bytes INTEGER NOT NULL, first_time INTEGER NOT NULL, last_time INTEGER NOT NULL, whole INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL, first_time INTEGER NOT NULL, last_time INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    begun_at INTEGER NOT NULL, whole INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (pipeline, path)
 ) STRICT;
 

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 
 use super::values::{self, Value};
 use super::{SqliteStore, Told, archive, bound, us};
-use crate::archive::Archived;
+use crate::archive::Before;
 use crate::batch::Committed;
 use crate::error::Result;
 use crate::sink::quoted;
@@ -87,10 +87,10 @@ impl Moment for SqliteSnapshot {
         Ok(Snapshot::status(self).await?.committed(pipeline))
     }
 
-    async fn archived(&self, pipeline: &str, times: (i64, i64)) -> Result<Vec<Archived>> {
+    async fn archived(&self, pipeline: &str, oldest: i64, times: (i64, i64)) -> Result<Before> {
         let mut held = self.connection.lock().await;
-        let Some(connection) = ours(&mut held).await? else { return Ok(Vec::new()) };
-        Ok(archive::archived(connection, pipeline, times).await?)
+        let Some(connection) = ours(&mut held).await? else { return Ok(Before::default()) };
+        Ok(archive::archived(connection, pipeline, oldest, times).await?)
     }
 }
 
