@@ -99,8 +99,11 @@ fn each_row_is_archived_once_whatever_happens() {
     );
     let [rows, distinct, donations, sum, ..] = &told[..] else { panic!("{told:?}") };
     assert_eq!((rows, distinct), (&json!(decoded), &json!(decoded)));
-    let named = world.number("SELECT sum(rows) FROM tidegate.archive WHERE whole");
-    assert_eq!((named, world.number("SELECT count(*) FROM tidegate.archive WHERE NOT whole")), (decoded, 0));
+    assert_eq!(world.number("SELECT sum(rows) FROM tidegate.archive WHERE whole"), decoded);
+    // What was begun and not ended stays named for a while, and is not there.
+    let begun = world.sql("SELECT path FROM tidegate.archive WHERE NOT whole");
+    assert!(begun.lines().count() >= 2, "{begun}");
+    assert!(begun.lines().all(|path| !archive.join(path).exists()), "{begun}");
     // The same in the one table.
     refused.stop();
     let asked: Vec<Value> =

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use object_store::{
 };
 
 use super::Archive;
+use crate::error::Error;
 
 /// Who reads parts of files: a process that knows where they are.
 #[async_trait]
@@ -30,7 +31,23 @@ impl Files for Archive {
 }
 
 /// An object store that only reads parts of files whose names and sizes are known.
-pub struct ReadOnly(pub Arc<dyn Files>);
+pub struct ReadOnly {
+    files: Arc<dyn Files>,
+    /// Why a part could not be read: libraries make a text of it.
+    failed: Mutex<Option<Error>>,
+}
+
+impl ReadOnly {
+    /// Over these files.
+    pub fn new(files: &Arc<dyn Files>) -> Self {
+        Self { files: files.clone(), failed: Mutex::default() }
+    }
+
+    /// Why a part could not be read, if one could not.
+    pub fn failed(&self) -> Option<Error> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 impl fmt::Debug for ReadOnly {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,8 +91,11 @@ impl ObjectStore for ReadOnly {
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let parts = self.0.parts(location.as_ref(), ranges).await;
-        parts.map_err(|error| object_store::Error::Generic { store: "archive", source: Box::new(error) })
+        let parts = self.files.parts(location.as_ref(), ranges).await;
+        parts.map_err(|error| {
+            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+            object_store::Error::Generic { store: "archive", source: Box::new(error) }
+        })
     }
 
     fn delete_stream(&self, _: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {

@@ -48,6 +48,7 @@ pub struct Rows {
     stream: SendableRecordBatchStream,
     left: usize,
     memory: usize,
+    archive: Arc<ReadOnly>,
     /// Whether there were more rows than the limit.
     pub truncated: bool,
 }
@@ -79,9 +80,10 @@ pub async fn query(
     limits: Limits,
     now_us: i64,
 ) -> Result<Rows> {
-    let state = session(relations, (moment, files), asked.names_hidden(), limits.memory, now_us)?;
+    let archive = Arc::new(ReadOnly::new(files));
+    let state = session(relations, (moment, &archive), asked.names_hidden(), limits.memory, now_us)?;
     let plan = asked.plan(&state)?;
-    let told = |error| failed(&error, limits.memory);
+    let told = |error| failed(&error, limits.memory, &archive);
     // More than the limit by one, which tells that there are more.
     let plan = if asked.is_explain() {
         plan
@@ -92,7 +94,7 @@ pub async fn query(
     };
     let physical = state.create_physical_plan(&plan).await.and_then(table::look_at_ends).map_err(told)?;
     let stream = execute_stream(physical, state.task_ctx()).map_err(told)?;
-    Ok(Rows { stream, left: limits.rows, memory: limits.memory, truncated: false })
+    Ok(Rows { stream, left: limits.rows, memory: limits.memory, archive, truncated: false })
 }
 
 impl Rows {
@@ -105,7 +107,7 @@ impl Rows {
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
         while !self.truncated {
             let Some(batch) = self.stream.next().await else { return Ok(None) };
-            let batch = batch.map_err(|error| failed(&error, self.memory))?;
+            let batch = batch.map_err(|error| failed(&error, self.memory, &self.archive))?;
             self.truncated = batch.num_rows() > self.left;
             let batch = batch.slice(0, batch.num_rows().min(self.left));
             self.left -= batch.num_rows();
@@ -120,7 +122,7 @@ impl Rows {
 /// A session that knows these relations, and no way to anything else.
 fn session(
     relations: &Relations,
-    (moment, files): (&Arc<dyn Moment>, &Arc<dyn Files>),
+    (moment, archive): (&Arc<dyn Moment>, &Arc<ReadOnly>),
     hidden: bool,
     memory: usize,
     now_us: i64,
@@ -128,7 +130,7 @@ fn session(
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory)))
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
-        .with_object_store_registry(Arc::new(OneStore(Arc::new(ReadOnly(files.clone())))))
+        .with_object_store_registry(Arc::new(OneStore(archive.clone())))
         .build_arc()?;
     let context = SessionContext::new_with_config_rt(session_config(), runtime);
     context.register_udf(window::udf());
@@ -153,26 +155,17 @@ fn session(
 /// The catalog that names without one are looked for in.
 const DEFAULT_CATALOG: &str = "datafusion";
 
-/// An error of ours that libraries have wrapped.
-fn ours(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
-    let mut inner = Some(error);
-    while let Some(error) = inner {
-        if let Some(ours) = error.downcast_ref::<Error>() {
-            return Some(ours.clone());
-        }
-        inner = error.source();
-    }
-    None
-}
-
 /// Why a query failed, by what somebody can do about it.
-fn failed(error: &DataFusionError, memory: usize) -> Error {
-    if let Some(ours) = ours(error) {
-        return ours;
+fn failed(error: &DataFusionError, memory: usize, archive: &ReadOnly) -> Error {
+    if let Some(unread) = archive.failed() {
+        return unread;
     }
     let root = error.find_root();
     match root {
-        DataFusionError::External(inner) => Error::query("TG-QUERY-DATA", inner.to_string()),
+        DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
+            Some(ours) => ours.clone(),
+            None => Error::query("TG-QUERY-DATA", inner.to_string()),
+        },
         DataFusionError::ResourcesExhausted(_) => {
             Error::query("TG-QUERY-MEMORY", format!("the query needs more than {} MiB", memory >> 20))
                 .hint("read fewer rows or columns, say by a narrower WHERE")
