@@ -98,13 +98,18 @@ impl Session {
     /// Where the archive goes on.
     pub async fn open_archive(&self, pipeline: &str, epoch: i64, archive: bool) -> Result<(i64, Vec<(i32, i64)>)> {
         self.batch("BEGIN").await?;
-        let sql = "UPDATE tidegate.pipelines SET archived_seq = CASE WHEN $3 THEN coalesce(archived_seq, commit_seq) END \
-             WHERE pipeline = $1 AND epoch = $2 RETURNING coalesce(archived_seq, 0)";
-        let owner = self.all(sql, &[&pipeline, &epoch, &archive]).await?;
+        // What stays as it is is not written.
+        let sql = "UPDATE tidegate.pipelines SET archived_seq = CASE WHEN $3 THEN commit_seq END \
+             WHERE pipeline = $1 AND epoch = $2 AND (archived_seq IS NULL) = $3";
+        self.run(sql, &[&pipeline, &epoch, &archive]).await?;
+        let sql = "SELECT coalesce(archived_seq, 0) FROM tidegate.pipelines WHERE pipeline = $1 AND epoch = $2 FOR SHARE";
+        let owner = self.all(sql, &[&pipeline, &epoch]).await?;
         let Some(owner) = owner.first() else { return Err(over(pipeline, epoch)) };
-        let sql = "UPDATE tidegate.progress SET archived_offset = CASE WHEN $2 THEN coalesce(archived_offset, next_offset) END \
-             WHERE pipeline = $1 RETURNING part, coalesce(archived_offset, 0)";
-        let rows = self.all(sql, &[&pipeline, &archive]).await?;
+        let sql = "UPDATE tidegate.progress SET archived_offset = CASE WHEN $2 THEN next_offset END \
+             WHERE pipeline = $1 AND (archived_offset IS NULL) = $2";
+        self.run(sql, &[&pipeline, &archive]).await?;
+        let sql = "SELECT part, coalesce(archived_offset, 0) FROM tidegate.progress WHERE pipeline = $1";
+        let rows = self.all(sql, &[&pipeline]).await?;
         self.batch("COMMIT").await?;
         let mut offsets: Vec<(i32, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         offsets.sort_unstable();

@@ -113,16 +113,19 @@ pub(super) async fn open(
 ) -> Result<(i64, Vec<(i32, i64)>), Told> {
     let mut writing = connection.begin_with("BEGIN IMMEDIATE").await?;
     owned(&mut writing, pipeline, epoch).await?;
-    let last = sqlx::query(
-        "UPDATE tidegate_pipelines SET archived_seq = CASE WHEN ?2 THEN coalesce(archived_seq, commit_seq) END \
-         WHERE pipeline = ?1 RETURNING coalesce(archived_seq, 0)",
+    // What stays as it is is not written.
+    let begins = sqlx::query(
+        "UPDATE tidegate_pipelines SET archived_seq = CASE WHEN ?2 THEN commit_seq END WHERE pipeline = ?1 AND (archived_seq IS NULL) = ?2",
     );
-    let last = last.bind(pipeline).bind(archive).fetch_one(&mut *writing).await?.get(0);
-    let offsets = sqlx::query(
-        "UPDATE tidegate_progress SET archived_offset = CASE WHEN ?2 THEN coalesce(archived_offset, next_offset) END \
-         WHERE pipeline = ?1 RETURNING part, coalesce(archived_offset, 0)",
+    begins.bind(pipeline).bind(archive).execute(&mut *writing).await?;
+    let last = sqlx::query("SELECT coalesce(archived_seq, 0) FROM tidegate_pipelines WHERE pipeline = ?");
+    let last = last.bind(pipeline).fetch_one(&mut *writing).await?.get(0);
+    let begins = sqlx::query(
+        "UPDATE tidegate_progress SET archived_offset = CASE WHEN ?2 THEN next_offset END WHERE pipeline = ?1 AND (archived_offset IS NULL) = ?2",
     );
-    let rows = offsets.bind(pipeline).bind(archive).fetch_all(&mut *writing).await?;
+    begins.bind(pipeline).bind(archive).execute(&mut *writing).await?;
+    let offsets = sqlx::query("SELECT part, coalesce(archived_offset, 0) FROM tidegate_progress WHERE pipeline = ?");
+    let rows = offsets.bind(pipeline).fetch_all(&mut *writing).await?;
     let mut offsets: Vec<(i32, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     offsets.sort_unstable();
     writing.commit().await?;
