@@ -1,4 +1,4 @@
-//! The two sides together, on a folder: what is written, merged, deleted, and what readers see of it.
+//! Tests of the two sides together, on a folder: what is written, merged, deleted, and what readers see of it.
 
 use std::fs;
 use std::path::PathBuf;

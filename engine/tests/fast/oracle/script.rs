@@ -78,7 +78,8 @@ impl Ask {
         let is_exact = |column: &Selected| column.class == Class::Exact;
         let shown = |column: &Selected| match is_exact(column) {
             true => column.name.clone(),
-            false => format!("round(CAST({} AS DOUBLE), 6)", column.name),
+            // What is nearly zero may be so from either side: a sum makes one zero of both.
+            false => format!("round(CAST({} AS DOUBLE), 6) + 0", column.name),
         };
         let list: Vec<String> = self.columns.iter().map(shown).collect();
         let mut text =
@@ -86,7 +87,7 @@ impl Ask {
         let mut lines: Vec<String> = Vec::new();
         for row in &self.rows {
             let cell = |(column, cell): (&Selected, &String)| match (is_exact(column), cell.parse::<f64>()) {
-                (false, Ok(number)) => ((number * 1e6).round() / 1e6).to_string(),
+                (false, Ok(number)) => ((number * 1e6).round() / 1e6 + 0.0).to_string(),
                 _ => cell.clone(),
             };
             lines.push(self.columns.iter().zip(row).map(cell).collect::<Vec<_>>().join(" "));
