@@ -137,13 +137,19 @@ fn demo(options: &Options) -> Result<(), String> {
         }
     });
     let log = Arc::new(broker.log());
-    introduce(&settings, options, &topic, &catalog);
+    introduce(&settings, options, (&name, &topic), &catalog);
     let asked = Catalog { endpoints: catalog.endpoints.clone(), gauges: catalog.gauges.clone(), ..Catalog::default() };
     let running = Engine::start_on(log, store.clone(), catalog, &settings, runtime.handle(), false).map_err(told)?;
     let queries = options.queries.display().to_string();
     let url = settings.store.url.as_str();
     // Whoever tries it out need not know a token of elsewhere.
-    let variables = [("TIDEGATE__STORE__URL", url), ("TIDEGATE__API__TOKEN", ""), ("TIDEGATE_LOG", "error")];
+    let recent = settings.recent.path.display().to_string();
+    let variables = [
+        ("TIDEGATE__STORE__URL", url),
+        ("TIDEGATE__RECENT__PATH", &recent),
+        ("TIDEGATE__API__TOKEN", ""),
+        ("TIDEGATE_LOG", "error"),
+    ];
     let mut api = Running::start("api", &["api", "--queries", &queries, "--listen", &options.listen], &variables)?;
 
     let written = Arc::new(Written::default());
@@ -193,7 +199,7 @@ fn written_to<'a>(catalog: &'a Catalog, options: &Options) -> Result<&'a Planned
     })
 }
 
-fn introduce(settings: &Settings, options: &Options, topic: &str, catalog: &Catalog) {
+fn introduce(settings: &Settings, options: &Options, (source, topic): (&str, &str), catalog: &Catalog) {
     let listen = &options.listen;
     println!("Tidegate demo: a live stream of events, in windows, exactly once.");
     println!("  EPHEMERAL: the broker and the database last as long as this command.");
@@ -211,6 +217,12 @@ fn introduce(settings: &Settings, options: &Options, topic: &str, catalog: &Cata
         let question = if example.is_empty() { "" } else { "?" };
         println!("  curl -s 'http://{listen}{}{question}{example}'", endpoint.path);
     }
+    println!(
+        "  curl -s 'http://{listen}/api/v1/sql?format=csv' -H 'content-type: text/plain' -d 'SELECT * FROM {source} LIMIT 3'"
+    );
+    println!(
+        "  curl -s 'http://{listen}/api/v1/sql?format=csv' -H 'content-type: text/plain' -d 'SELECT * FROM tidegate.progress'"
+    );
     println!("  curl -s http://{listen}/api/v1/queries");
     println!("  curl -s 'http://{listen}/api/v1/dead-letters?limit=3'");
     println!("  curl -s http://{listen}/prometheus");

@@ -177,6 +177,9 @@ fn the_demo_accounts_for_every_record_and_its_curls_work() {
     }
     let (status, text) = get("/streams/top?by=colour");
     assert!(status == 400 && text.contains("by=colour is not one of chat_messages, donations"), "{text}");
+    let asked = get("/api/v1/sql?sql=SELECT%20count(*)%20AS%20n%20FROM%20stream_events").1;
+    let asked: serde_json::Value = serde_json::from_str(&asked).unwrap();
+    assert!(asked["rows"][0][0].as_i64().is_some_and(|rows| rows > 1_000), "{asked}");
     let metrics = get("/prometheus").1;
     for line in [
         "tidegate_api_request_seconds_count",
