@@ -102,7 +102,8 @@ impl Session {
         let sql = "UPDATE tidegate.pipelines SET archived_seq = CASE WHEN $3 THEN commit_seq END \
              WHERE pipeline = $1 AND epoch = $2 AND (archived_seq IS NULL) = $3";
         self.run(sql, &[&pipeline, &epoch, &archive]).await?;
-        let sql = "SELECT coalesce(archived_seq, 0) FROM tidegate.pipelines WHERE pipeline = $1 AND epoch = $2 FOR SHARE";
+        let sql =
+            "SELECT coalesce(archived_seq, 0) FROM tidegate.pipelines WHERE pipeline = $1 AND epoch = $2 FOR SHARE";
         let owner = self.all(sql, &[&pipeline, &epoch]).await?;
         let Some(owner) = owner.first() else { return Err(over(pipeline, epoch)) };
         let sql = "UPDATE tidegate.progress SET archived_offset = CASE WHEN $2 THEN next_offset END \
