@@ -8,7 +8,8 @@
 //!                                        plan above
 //! ```
 //!
-//! What people ask of the results goes another way: [`ask`] reads one snapshot of the store for each answer.
+//! What people ask goes another way: [`ask`] reads one snapshot of the store for each answer, and [`recent`] has the rows of
+//! the last minutes, which each epoch writes beside its commit.
 //!
 //! The log, the store and the clock are seams with a side in memory; [`golden`] plays whole pipelines on those.
 //!
@@ -24,6 +25,7 @@
 //! - **Frontier** `W`: the least watermark of the active partitions; windows that end at or before it are **closed**.
 //! - **Pane**: what windows are made of, and what has state: the window itself for TUMBLE, less for HOP and CUMULATE.
 //! - **Late**: a row whose pane had ended by its own partition's watermark. **Dead letter**: where it goes.
+//! - **Recent batch**: a file with the decoded rows of one epoch, or of several that were merged.
 //! - **Checkpoint**: a commit that also carries state. **Piece**: what it writes for one pane.
 //!
 //! # Where to begin

@@ -177,7 +177,7 @@ pub fn called(constants: &[i64]) -> Option<(Windows, Edge)> {
     let kind = *KINDS.get(usize::try_from(kind).ok()?)?;
     let edge = *EDGES.get(usize::try_from(edge).ok()?)?;
     let length = 1..=SIZE_MAX_US;
-    // Whoever writes a call by hand cannot ask for more than a window function could.
+    // No call means more than a window function could ask for, wherever it comes from.
     let sound = length.contains(&size_us) && length.contains(&step_us) && offset_us.saturating_abs() <= SIZE_MAX_US;
     let windows = Windows { kind, size_us, step_us, offset_us };
     (sound && size_us / windows.pane_us() <= PANES_MAX).then_some((windows, edge))
