@@ -16,6 +16,7 @@ use tidegate_engine::archive::Before;
 use tidegate_engine::ask::system;
 use tidegate_engine::batch::{Committed, file_name};
 use tidegate_engine::settings::AdHocSettings;
+use tidegate_engine::sql::planned::Table;
 use tidegate_engine::store::{Snapshot, Store, Wanted};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -543,6 +544,16 @@ async fn parts(served: &Served, path: &str, ranges: &[(u64, u64)]) -> Result<Vec
     Ok(archive.as_ref().map_err(Told::clone)?.parts(path, &ranges).await?)
 }
 
+/// A table that is served, and has columns at these positions.
+fn known<'a>(served: &'a Served, of: &str, mut positions: impl Iterator<Item = usize>) -> Result<&'a Table, Told> {
+    let table = served.relations.tables.iter().find(|known| known.name == of);
+    let table = table.ok_or_else(|| told("a worker asks for a table that there is not"))?;
+    if positions.any(|position| position >= table.columns.len()) {
+        return Err(told(format!("a worker asks for a column that {} does not have", table.name)));
+    }
+    Ok(table)
+}
+
 async fn scanned(
     running: &Running,
     store: &Arc<dyn Store>,
@@ -552,36 +563,24 @@ async fn scanned(
 ) -> Result<Scanned, Told> {
     // All scans of a query read one.
     let snapshot = async || running.snapshot.get_or_try_init(|| store.snapshot(running.limit)).await;
-    let table = served.relations.tables.iter().find(|known| known.name == of);
-    match &asked {
-        Asked::Place => return Ok(Scanned::Place(snapshot().await?.committed(of).await?)),
-        Asked::Archive(oldest, times) => {
-            return Ok(Scanned::Files(snapshot().await?.archived(of, *oldest, *times).await?));
-        }
-        Asked::Parts(ranges) => return Ok(Scanned::Parts(parts(served, of, ranges).await?)),
-        Asked::Rows(_) | Asked::Ends(_) => {}
-    }
-    let table = table.ok_or_else(|| told("a worker asks for a table that there is not"))?;
-    let positions: Vec<usize> = match &asked {
-        Asked::Rows(wanted) => {
-            wanted.columns.iter().copied().chain(wanted.bounds.iter().map(|bound| bound.column)).collect()
-        }
-        Asked::Ends(column) => vec![*column],
-        Asked::Place | Asked::Archive(..) | Asked::Parts(_) => Vec::new(),
-    };
-    if positions.iter().any(|position| *position >= table.columns.len()) {
-        return Err(told(format!("a worker asks for a column that {} does not have", table.name)));
-    }
-    let snapshot = snapshot().await?;
-    let is_ours = system::is_ours(table);
     match asked {
-        Asked::Place | Asked::Archive(..) | Asked::Parts(_) => Err(told("a table is asked for something else")),
-        Asked::Ends(_) if is_ours => Ok(Scanned::Ends(None)),
-        Asked::Ends(column) => Ok(Scanned::Ends(snapshot.extent(table, column).await?)),
+        Asked::Place => Ok(Scanned::Place(snapshot().await?.committed(of).await?)),
+        Asked::Archive(oldest, times) => Ok(Scanned::Files(snapshot().await?.archived(of, oldest, times).await?)),
+        Asked::Parts(ranges) => Ok(Scanned::Parts(parts(served, of, &ranges).await?)),
+        Asked::Ends(column) => {
+            let table = known(served, of, std::iter::once(column))?;
+            match system::name_of(table) {
+                Some(_) => Ok(Scanned::Ends(None)),
+                None => Ok(Scanned::Ends(snapshot().await?.extent(table, column).await?)),
+            }
+        }
         Asked::Rows(wanted) => {
-            let rows = match is_ours {
-                true => served.system.rows(table, &wanted, snapshot.as_ref()).await?,
-                false => snapshot.rows(table, &wanted).await?,
+            let bounds = wanted.bounds.iter().map(|bound| bound.column);
+            let table = known(served, of, wanted.columns.iter().copied().chain(bounds))?;
+            let snapshot = snapshot().await?;
+            let rows = match system::name_of(table) {
+                Some(_) => served.system.rows(table, &wanted, snapshot.as_ref()).await?,
+                None => snapshot.rows(table, &wanted).await?,
             };
             let body = wire::encoded(&rows).map_err(told)?;
             if body.len() <= wire::SCAN_MAX {

@@ -39,9 +39,15 @@ fn world<'a>(servers: &'a crate::world::Servers, name: &str) -> World<'a> {
     world
 }
 
-fn engine<'a>(world: &'a World<'a>) -> Engine<'a> {
+/// Where owners of an archive are killed.
+const KILLS: [&str; 5] = ["archive-begun", "archive-written", "archive-ended", "recent-written", "commit-sent"];
+
+/// What fails of its runs, each once.
+const FAILURES: &str = "archive-begun=error@2;archive-written=error@3;archive-ended=error@4;recent-merged=error@1";
+
+fn engine<'a>(world: &'a World<'a>, url: &str) -> Engine<'a> {
     let archive = world.dir.path().join("archive");
-    let engine = world.engine().set("TIDEGATE__ARCHIVE__URL", archive.to_str().unwrap());
+    let engine = Engine::new(world, url).set("TIDEGATE__ARCHIVE__URL", archive.to_str().unwrap());
     engine.set("TIDEGATE__ARCHIVE__EVERY_MS", "300").set("TIDEGATE__ENGINE__EPOCH_MS", "5")
 }
 
@@ -70,21 +76,52 @@ fn each_row_is_archived_once_whatever_happens() {
     let (_api, client) = api_with_environment(&world, &variables);
     let long = Duration::from_secs(30);
     let load = world.generating(&["--rate", "2000", "--seed", "31"]);
-    for point in ["archive-begun", "archive-written", "archive-ended", "recent-written", "commit-sent"] {
-        let mut engine = engine(&world).failpoint(&format!("{point}=kill@2")).start();
+    for point in KILLS {
+        let mut engine = engine(&world, &world.url()).failpoint(&format!("{point}=kill@2")).start();
         assert!(engine.was_killed(long), "{point} was not reached:\n{}", engine.tail());
         check(&client, point);
     }
+    // A run that fails is tried again; one whose end has no answer may have ended.
+    let mut failing = engine(&world, &world.url()).failpoint(FAILURES).start();
+    for point in ["archive-begun", "archive-written", "archive-ended", "recent-merged"] {
+        failing.wait_log(&format!("{point} was told to fail"), long);
+    }
+    world.wait_progress(long);
+    check(&client, "after runs that failed");
+    // So is one whose store is away for a while.
+    let away = world.dir.path().join("away");
+    std::fs::rename(&archive, &away).unwrap();
+    std::fs::write(&archive, "").unwrap();
+    failing.wait_log("a file of the archive could not be written", long);
+    world.wait_progress(long);
+    std::fs::remove_file(&archive).unwrap();
+    std::fs::rename(&away, &archive).unwrap();
+    world.wait_progress(long);
+    check(&client, "after the store was away");
+    // An owner that stands still while it archives, and another that takes over meanwhile.
+    failing.stop();
+    let mut still = engine(&world, &world.url()).failpoint("archive-written=sleep(8000)@2").start();
+    still.wait_log("failpoint archive-written hit", long);
+    still.signal(libc::SIGSTOP);
+    let mut other = engine(&world, &world.url()).start();
+    other.wait_log("archived commits", long);
+    check(&client, "after another has taken over");
+    still.signal(libc::SIGCONT);
+    still.wait_log("TG-FENCED", long);
+    still.stop();
+    world.wait_progress(long);
+    check(&client, "after the first one woke");
+    other.stop();
     // Another machine, or this one after it was started anew: what was recent is read from Kafka.
     std::fs::remove_dir_all(world.recent()).unwrap();
-    let mut running = engine(&world).start();
+    let mut running = engine(&world, &world.url()).start();
     running.wait_log("offsets once more for the archive", long);
     running.wait_log("state digest=", long);
     world.wait_progress(long);
     check(&client, "after the recent batches were lost");
     // A disk that refuses stops the source, and loses nothing.
     running.stop();
-    let mut refused = engine(&world).failpoint("recent-written=error@20").start();
+    let mut refused = engine(&world, &world.url()).failpoint("recent-written=error@20").start();
     refused.wait_log("recent-written was told to fail", long);
     world.wait_progress(long);
     check(&client, "after a disk that refused");
@@ -112,6 +149,38 @@ fn each_row_is_archived_once_whatever_happens() {
 }
 
 #[test]
+fn each_row_is_archived_once_with_sqlite_as_well() {
+    let servers = shared();
+    let world = world(&servers, "archive-sqlite");
+    let (long, database) = (Duration::from_secs(30), world.dir.path().join("results.db"));
+    let (url, archive) = (format!("sqlite:{}", database.display()), world.dir.path().join("archive"));
+    let load = world.generating(&["--rate", "2000", "--seed", "33"]);
+    for point in KILLS.iter().filter(|point| *point != &"commit-sent") {
+        let mut engine = engine(&world, &url).failpoint(&format!("{point}=kill@2")).start();
+        assert!(engine.was_killed(long), "{point} was not reached:\n{}", engine.tail());
+    }
+    let mut failing = engine(&world, &url).failpoint(FAILURES).start();
+    failing.wait_log("archive-ended was told to fail", long);
+    failing.wait_log("recent-merged was told to fail", long);
+    drop(load);
+    let (_api, client) =
+        api_with_environment(&world, &[("TIDEGATE__ARCHIVE__URL", archive.to_str().unwrap()), ("DATABASE_URL", &url)]);
+    let all: i64 = world.servers.kafka.end_offsets(&world.topic).unwrap().iter().sum();
+    let committed =
+        || client.sql("SELECT CAST(sum(committed_offset) AS BIGINT) FROM tidegate.progress").rows()[0][0].as_i64();
+    assert!(wait_until(long, || committed() == Some(all)), "{:?} of {all}", committed());
+    check(&client, "with SQLite");
+    let decoded = client.sql("SELECT decoded FROM tidegate.queries WHERE name = 'stream_state'").rows()[0][0].clone();
+    let mut told = Vec::new();
+    let archived = wait_until(long, || {
+        told = duckdb(&world, "SELECT count(*), count(DISTINCT (_partition, _offset)) FROM archive");
+        told[0] == decoded
+    });
+    assert!(archived && told[1] == decoded, "{told:?} of {decoded}");
+    failing.stop();
+}
+
+#[test]
 fn one_table_is_over_the_archive_and_what_is_recent() {
     let servers = shared();
     let world = world(&servers, "one-table");
@@ -121,7 +190,7 @@ fn one_table_is_over_the_archive_and_what_is_recent() {
     let past = (chrono::Utc::now() - chrono::Duration::hours(5)).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     world.generate(&["--count", "20000", "--rate", "0", "--seed", "4", "--speed", "720", "--start-time", &past]);
     // Recent batches of which hardly any is kept.
-    let mut running = engine(&world).set("TIDEGATE__RECENT__KEEP_MS", "1000").start();
+    let mut running = engine(&world, &world.url()).set("TIDEGATE__RECENT__KEEP_MS", "1000").start();
     world.wait_committed(Duration::from_secs(30));
     wait_archived(&world);
     let until = Instant::now() + Duration::from_secs(20);
@@ -175,7 +244,8 @@ fn a_store_that_speaks_s3_holds_it_as_well() {
     ];
     let (_api, client) = api_with_environment(&world, &variables);
     world.generate(&["--count", "5000", "--rate", "0", "--seed", "6"]);
-    let archiving = || variables.iter().fold(engine(&world), |engine, (name, value)| engine.set(name, value));
+    let archiving =
+        || variables.iter().fold(engine(&world, &world.url()), |engine, (name, value)| engine.set(name, value));
     let mut killed = archiving().failpoint("archive-written=kill@1").start();
     assert!(killed.was_killed(long), "{}", killed.tail());
     let mut running = archiving().set("TIDEGATE__RECENT__KEEP_MS", "1000").start();

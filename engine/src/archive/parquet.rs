@@ -9,6 +9,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
 
 use crate::batch::HIDDEN;
 use crate::error::{Error, Result};
@@ -74,13 +75,18 @@ fn written(rows: &RecordBatch, time: usize) -> Result<Bytes> {
     let failed = |error: parquet::errors::ParquetError| Error::bug(format!("Parquet is not written: {error}"));
     let by_time =
         SortingColumn { column_idx: i32::try_from(time).unwrap_or_default(), descending: false, nulls_first: true };
-    let properties = WriterProperties::builder()
+    let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).map_err(failed)?))
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .set_sorting_columns(Some(vec![by_time]))
         .set_created_by(concat!("tidegate ", env!("CARGO_PKG_VERSION")).to_string());
+    // The greatest of a page leaves NaN out, which we order above all numbers.
+    for field in rows.schema().fields().iter().filter(|field| field.data_type().is_floating()) {
+        let column = ColumnPath::from(field.name().as_str());
+        properties = properties.set_column_statistics_enabled(column, EnabledStatistics::None);
+    }
     let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties.build())).map_err(failed)?;
     writer.write(rows).map_err(failed)?;
     Ok(writer.into_inner().map_err(failed)?.into())
@@ -90,7 +96,7 @@ fn written(rows: &RecordBatch, time: usize) -> Result<Bytes> {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{Int32Array, Int64Array, TimestampMicrosecondArray};
+    use arrow::array::{Float64Array, Int32Array, Int64Array, TimestampMicrosecondArray};
     use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -100,7 +106,12 @@ mod tests {
     fn each_hour_has_a_file_that_is_sorted_by_time() {
         let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()));
         let field = |name: &str, data_type| Field::new(name, data_type, false);
-        let fields = [field("ts", utc), field("_partition", DataType::Int32), field("_offset", DataType::Int64)];
+        let fields = [
+            field("ts", utc),
+            field("_partition", DataType::Int32),
+            field("_offset", DataType::Int64),
+            field("ratio", DataType::Float64),
+        ];
         let schema = Arc::new(Schema::new(fields.to_vec()));
         let rows = |times: &[i64], first: i64| {
             let (count, times) = (times.len(), TimestampMicrosecondArray::from(times.to_vec()));
@@ -108,6 +119,7 @@ mod tests {
                 Arc::new(times.with_timezone("+00:00")),
                 Arc::new(Int32Array::from_value(0, count)),
                 Arc::new(Int64Array::from_iter_values(first..first + count as i64)),
+                Arc::new(Float64Array::from_iter_values((0..count).map(|n| if n == 0 { f64::NAN } else { 1.0 }))),
             ];
             RecordBatch::try_new(schema.clone(), columns).unwrap()
         };
@@ -124,6 +136,10 @@ mod tests {
         );
         let read = ParquetRecordBatchReaderBuilder::try_new(made[2].bytes.clone()).unwrap();
         assert_eq!(*read.schema(), schema);
+        // A greatest that left NaN out would hide it.
+        let columns = read.metadata().row_group(0).columns();
+        let told: Vec<bool> = columns.iter().map(|column| column.statistics().is_some()).collect();
+        assert_eq!(told, [true, true, true, false]);
         let read: Vec<RecordBatch> = read.build().unwrap().map(Result::unwrap).collect();
         assert_eq!(read[0].column(2).as_primitive::<Int64Type>().values(), &[13, 15, 10]);
         assert!(make(&schema, &[], "ts").unwrap().is_empty());

@@ -56,5 +56,5 @@ fn lost(pipeline: &Pipeline, partition: i32, from: i64, until: i64) -> Error {
             source.name, source.options.topic
         ),
     )
-    .hint("choose: bring back the engine's recent batches; or start once without archive = 'parquet', and the archive begins anew behind what is committed, with a gap")
+    .hint("start once without archive = 'parquet', with it again the archive begins anew behind what is committed, with a gap")
 }

@@ -140,9 +140,10 @@ fn session(
     }
     for table in &relations.tables {
         let provider = Arc::new(ViewTable::new(table, moment));
-        let of_system = table.name.strip_prefix(system::SCHEMA).and_then(|name| name.strip_prefix('.'));
-        let name = of_system
-            .map_or(TableReference::bare(table.name.as_str()), |name| TableReference::partial(system::SCHEMA, name));
+        let name = match system::name_of(table) {
+            Some(name) => TableReference::partial(system::SCHEMA, name),
+            None => TableReference::bare(table.name.as_str()),
+        };
         context.register_table(name, provider)?;
     }
     for source in &relations.sources {

@@ -391,9 +391,12 @@ impl Keeper {
             batches.extend(Segment::read(&self.folder.join(file.name.file()))?.all()?);
         }
         let batches = segment::compact(&self.schema, &batches)?;
-        let bytes = segment::write(&self.folder, name, &self.schema, &batches, &facts)?;
-        failpoint::hit("recent-merged")?;
-        Ok(Held { name, facts, bytes })
+        let written = segment::write(&self.folder, name, &self.schema, &batches, &facts);
+        let written = written.and_then(|bytes| failpoint::hit("recent-merged").map(|()| bytes));
+        if written.is_err() {
+            remove(&self.folder, name);
+        }
+        Ok(Held { name, facts, bytes: written? })
     }
 
     /// Deletes the oldest files beyond the time and the bytes that are kept; the newest stays, which tells where we are.

@@ -15,7 +15,8 @@
 //! before, and deletes the rest. So what an owner still writes whose epoch is over is nobody's.
 //!
 //! They are a cache. Nothing is forced to the disk; what was written before the machine last started is not read again.
-//! When they cannot be written they go, and the pipeline goes on.
+//! When they cannot be written they go, and the pipeline goes on. Those that are to be archived stay until they are, and
+//! when they cannot be written the pipeline waits.
 
 mod keeper;
 mod map;

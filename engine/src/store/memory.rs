@@ -249,7 +249,12 @@ impl Store for MemoryStore {
         if owned.archived.as_ref().map(|(last, _)| last + 1) != Some(first) {
             return Err(super::over(pipeline, epoch));
         }
-        owned.archived = Some((last, until.to_vec()));
+        if let Some((seq, offsets)) = &mut owned.archived {
+            *seq = last;
+            for (partition, offset) in offsets {
+                *offset = until.iter().find(|(moved, _)| moved == partition).map_or(*offset, |(_, until)| *until);
+            }
+        }
         owned.archive.iter_mut().filter(|(file, _)| file.last == last).for_each(|(_, whole)| *whole = true);
         Ok(())
     }
