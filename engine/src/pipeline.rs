@@ -210,8 +210,10 @@ impl Pipeline {
             self.metrics.ready.set(1);
             let ended = self.work(&mut running);
             if let Some(archiver) = running.archiver.take() {
-                // A run under way must not go on beside that of the next owner, which may be us.
                 self.runtime.block_on(archiver.end());
+            }
+            if let Some(keeper) = running.keeper.take() {
+                keeper.end();
             }
             match ended? {
                 Ended::Stopped => return Ok(()),
@@ -238,6 +240,10 @@ impl Pipeline {
                 return Ok(Ended::Recover);
             }
             self.tend(running);
+            if running.archiver.as_ref().is_some_and(|archiver| archiver.has_lost()) {
+                return Err(Error::wait("TG-RECENT-GONE", "recent batches that are to be archived have gone")
+                    .hint("they are read from Kafka once more"));
+            }
             let expired = expiring.as_ref().is_none_or(JoinHandle::is_finished);
             if expired && self.clock.now().duration_since(expired_at) > EXPIRE_EVERY {
                 expired_at = self.clock.now();

@@ -48,6 +48,8 @@ const FAILURES: &str = "archive-begun=error@2;archive-written=error@3;archive-en
 fn engine<'a>(world: &'a World<'a>, url: &str) -> Engine<'a> {
     let archive = world.dir.path().join("archive");
     let engine = Engine::new(world, url).set("TIDEGATE__ARCHIVE__URL", archive.to_str().unwrap());
+    // Hardly anything is recent for long, so that questions read the archive.
+    let engine = engine.set("TIDEGATE__RECENT__KEEP_MS", "1000");
     engine.set("TIDEGATE__ARCHIVE__EVERY_MS", "300").set("TIDEGATE__ENGINE__EPOCH_MS", "5")
 }
 
@@ -94,6 +96,10 @@ fn each_row_is_archived_once_whatever_happens() {
     std::fs::write(&archive, "").unwrap();
     failing.wait_log("a file of the archive could not be written", long);
     world.wait_progress(long);
+    // Nor does it stop a recovery.
+    world.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'tidegate commit'");
+    failing.wait_log("trying again", long);
+    world.wait_progress(long);
     std::fs::remove_file(&archive).unwrap();
     std::fs::rename(&away, &archive).unwrap();
     world.wait_progress(long);
@@ -111,6 +117,18 @@ fn each_row_is_archived_once_whatever_happens() {
     still.stop();
     world.wait_progress(long);
     check(&client, "after the first one woke");
+    other.stop();
+    // The same, and the first one wakes when the other has written a file that is not yet said to be whole.
+    let mut still = engine(&world, &world.url()).failpoint("archive-look=sleep(3000)@1").start();
+    still.wait_log("failpoint archive-look hit", long);
+    still.signal(libc::SIGSTOP);
+    let mut other = engine(&world, &world.url()).failpoint("archive-written=sleep(5000)@1").start();
+    other.wait_log("failpoint archive-written hit", long);
+    still.signal(libc::SIGCONT);
+    other.wait_log("archived commits", long);
+    still.stop();
+    world.wait_progress(long);
+    check(&client, "after the first one has looked");
     other.stop();
     // Another machine, or this one after it was started anew: what was recent is read from Kafka.
     std::fs::remove_dir_all(world.recent()).unwrap();
@@ -189,8 +207,7 @@ fn one_table_is_over_the_archive_and_what_is_recent() {
     let (_api, client) = api_with_environment(&world, &variables);
     let past = (chrono::Utc::now() - chrono::Duration::hours(5)).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     world.generate(&["--count", "20000", "--rate", "0", "--seed", "4", "--speed", "720", "--start-time", &past]);
-    // Recent batches of which hardly any is kept.
-    let mut running = engine(&world, &world.url()).set("TIDEGATE__RECENT__KEEP_MS", "1000").start();
+    let mut running = engine(&world, &world.url()).start();
     world.wait_committed(Duration::from_secs(30));
     wait_archived(&world);
     let until = Instant::now() + Duration::from_secs(20);
@@ -248,7 +265,7 @@ fn a_store_that_speaks_s3_holds_it_as_well() {
         || variables.iter().fold(engine(&world, &world.url()), |engine, (name, value)| engine.set(name, value));
     let mut killed = archiving().failpoint("archive-written=kill@1").start();
     assert!(killed.was_killed(long), "{}", killed.tail());
-    let mut running = archiving().set("TIDEGATE__RECENT__KEEP_MS", "1000").start();
+    let mut running = archiving().start();
     world.wait_committed(long);
     wait_archived(&world);
     // Until hardly any row is read from elsewhere.

@@ -1,8 +1,9 @@
 //! The archive: what a source has decoded, for good, as Parquet on a path or in an S3-compatible store.
 //!
 //! ```text
-//!  <archive.url>/<source>/date=2026-01-31/hour=07/000000000041-000000000960-0000000007.parquet
-//!                                                  └ what commits 41 to 960 read of that hour of event time, by the owner of epoch 7
+//!  <archive.url>/<source>/date=2026-01-31/hour=07/000000000041-000000000960-0000000007-3fa85f64.parquet
+//!                                                  └ what commits 41 to 960 read of that hour of event time, by the owner of epoch 7, in
+//!                                                    this life of the pipeline
 //! ```
 //!
 //! Recent batches become files of the archive before they go. The database names a file before it is written, and says
@@ -80,10 +81,11 @@ pub fn check_files(source: &str, files: usize) -> Result<()> {
 
 /// Where files of the archive are.
 #[derive(Clone)]
-pub struct Archive {
-    store: Arc<dyn ObjectStore>,
-    /// The folder, if it is one of this machine.
-    folder: Option<PathBuf>,
+pub enum Archive {
+    /// A folder of this machine; it need not be there now.
+    Folder(PathBuf),
+    /// A store.
+    Store(Arc<dyn ObjectStore>),
 }
 
 impl fmt::Debug for Archive {
@@ -101,10 +103,9 @@ impl Archive {
                 .hint("name a folder, or s3://bucket/path with archive.options or AWS_… variables")
         };
         if !settings.url.contains("://") {
-            std::fs::create_dir_all(&settings.url).map_err(|error| refuse(error.to_string()))?;
-            let folder = PathBuf::from(&settings.url);
-            let store = LocalFileSystem::new_with_prefix(&folder).map_err(|error| refuse(error.to_string()))?;
-            return Ok(Self { store: Arc::new(store.with_automatic_cleanup(true)), folder: Some(folder) });
+            // A relative one is of the directory that we are in now.
+            let folder = std::path::absolute(&settings.url).map_err(|error| refuse(error.to_string()))?;
+            return Ok(Self::Folder(folder));
         }
         let url = Url::parse(&settings.url).map_err(|error| refuse(error.to_string()))?;
         if !matches!(url.scheme(), "s3" | "s3a") {
@@ -123,14 +124,28 @@ impl Archive {
         // What it says may quote an option.
         let (store, path) =
             parse_url_opts(&url, options).map_err(|_| refuse("its options are not right".to_string()))?;
-        Ok(Self { store: Arc::new(PrefixStore::new(store, path)), folder: None })
+        Ok(Self::Store(Arc::new(PrefixStore::new(store, path))))
+    }
+
+    fn store(&self) -> object_store::Result<Arc<dyn ObjectStore>> {
+        match self {
+            Self::Store(store) => Ok(store.clone()),
+            Self::Folder(folder) => {
+                let store = LocalFileSystem::new_with_prefix(folder)?;
+                Ok(Arc::new(store.with_automatic_cleanup(true)))
+            }
+        }
     }
 
     /// Writes a file, whole or not at all, so that a machine that loses its power does not lose it.
     pub async fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
-        let put = self.store.put(&location(path)?, bytes.into()).await;
+        if let Self::Folder(folder) = self {
+            std::fs::create_dir_all(folder).map_err(|error| unwritten(&error))?;
+        }
+        let store = self.store().map_err(|error| unanswered("written", &error))?;
+        let put = store.put(&location(path)?, bytes.into()).await;
         put.map_err(|error| unanswered("written", &error))?;
-        let Some(folder) = self.folder.clone() else { return Ok(()) };
+        let Self::Folder(folder) = self.clone() else { return Ok(()) };
         let path = folder.join(path);
         let sync = move || -> std::io::Result<()> {
             // The file, and the name that each folder above has for it.
@@ -141,15 +156,13 @@ impl Archive {
             Ok(())
         };
         let synced = tokio::task::spawn_blocking(sync).await;
-        synced.map_err(|_| Error::bug("writing a file of the archive panicked"))?.map_err(|error| {
-            tracing::warn!("archive: {error}");
-            Error::wait("TG-ARCHIVE", "a file of the archive could not be forced to the disk")
-        })
+        synced.map_err(|_| Error::bug("writing a file of the archive panicked"))?.map_err(|error| unwritten(&error))
     }
 
     /// Deletes a file; one that is not there is deleted already.
     pub async fn delete(&self, path: &str) -> Result<()> {
-        match self.store.delete(&location(path)?).await {
+        let store = self.store().map_err(|error| unanswered("deleted", &error))?;
+        match store.delete(&location(path)?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(unanswered("deleted", &error)),
         }
@@ -157,12 +170,19 @@ impl Archive {
 
     /// Parts of a file.
     pub async fn parts(&self, path: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.store.get_ranges(&location(path)?, ranges).await.map_err(|error| unanswered("read", &error))
+        let location = location(path)?;
+        let read = async { self.store()?.get_ranges(&location, ranges).await };
+        read.await.map_err(|error| unanswered("read", &error))
     }
 }
 
 fn location(path: &str) -> Result<Path> {
     Path::parse(path).map_err(|_| Error::bug("a file of the archive has an odd name"))
+}
+
+fn unwritten(error: &std::io::Error) -> Error {
+    tracing::warn!("archive: {error}");
+    Error::wait("TG-ARCHIVE", "a file of the archive could not be written").hint("the log says why")
 }
 
 /// The store has failed; what it says in full may name a host or a path, and goes to the log.

@@ -1,6 +1,7 @@
 //! One run after the other: some recent batches become files of the archive.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -10,10 +11,16 @@ use super::{Archive, Archived};
 use crate::batch::file_name;
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::recent::{Due, Keeper};
+use crate::recent::{Due, GONE, Keeper};
 use crate::settings::ArchiveSettings;
 use crate::store::Store;
 use crate::time::clock::Clock;
+
+/// How often it is looked for what earlier owners have begun and not ended.
+const DELETE_EVERY: Duration = Duration::from_secs(60);
+
+/// How long an end waits for a run: what comes later of it is not counted, since the next owner has another epoch.
+const END_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long nothing is tried after a run has failed: twice as long each time.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -28,6 +35,8 @@ pub struct Archiver {
     clock: Clock,
     begin: Begin,
     at_work: Mutex<Work>,
+    ending: AtomicBool,
+    lost: AtomicBool,
 }
 
 /// Where an owner begins to archive.
@@ -55,6 +64,7 @@ struct Work {
     pending: Option<Pending>,
     not_before: Instant,
     pause: Duration,
+    delete_at: Instant,
 }
 
 struct Pending {
@@ -76,8 +86,11 @@ impl Archiver {
     ) -> Result<Self> {
         let archive = Archive::open(settings)?;
         let (archived, offsets) = (begin.archived, begin.offsets.clone());
-        let work = Work { archived, offsets, pending: None, not_before: clock.now(), pause: PAUSE };
-        Ok(Self { archive, settings: settings.clone(), store, keeper, clock, begin, at_work: Mutex::new(work) })
+        let now = clock.now();
+        let work = Work { archived, offsets, pending: None, not_before: now, pause: PAUSE, delete_at: now };
+        let (ending, lost) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (settings, at_work) = (settings.clone(), Mutex::new(work));
+        Ok(Self { archive, settings, store, keeper, clock, begin, at_work, ending, lost })
     }
 
     /// Archives what has become old or large enough, of commits up to `seq`.
@@ -87,20 +100,43 @@ impl Archiver {
             return Ok(());
         }
         let ran = self.runs(&mut work, seq).await;
+        if ran.as_ref().is_err_and(|error| error.code == GONE) {
+            self.lost.store(true, Ordering::Relaxed);
+        }
         work.pause = if ran.is_ok() { PAUSE } else { (work.pause * 2).min(PAUSE_MAX) };
         work.not_before = self.clock.now() + if ran.is_ok() { Duration::ZERO } else { work.pause };
         ran
     }
 
-    /// Waits until no run is under way any more, and none will be.
+    /// Whether recent batches have gone that were to be archived.
+    pub fn has_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Lets no run begin any more, and waits for one that is under way, for a while.
     pub async fn end(&self) {
-        let mut work = self.at_work.lock().await;
-        work.not_before += Duration::from_secs(365 * 86_400);
+        self.ending.store(true, Ordering::Relaxed);
+        if tokio::time::timeout(END_PATIENCE, self.at_work.lock()).await.is_err() {
+            tracing::warn!(pipeline = self.begin.pipeline, "a run of the archive does not end; it is not waited for");
+        }
+    }
+
+    /// An error once this is to end.
+    fn goes_on(&self) -> Result<()> {
+        if self.ending.load(Ordering::Relaxed) {
+            return Err(Error::wait("TG-ARCHIVE", "the engine gives the pipeline up"));
+        }
+        Ok(())
     }
 
     async fn runs(&self, work: &mut Work, seq: i64) -> Result<()> {
-        self.delete_unended(work).await?;
+        self.goes_on()?;
+        if self.clock.now() >= work.delete_at {
+            work.delete_at = self.clock.now() + DELETE_EVERY;
+            self.delete_unended().await?;
+        }
         loop {
+            self.goes_on()?;
             if work.pending.is_none() {
                 let (bytes, every_us) = (self.settings.bytes, self.settings.every_us());
                 let due = self.keeper.due(work.archived, &work.offsets, seq, bytes, every_us)?;
@@ -135,6 +171,7 @@ impl Archiver {
         }
         failpoint::hit("archive-begun")?;
         for (file, made) in files.iter().zip(made) {
+            self.goes_on()?;
             self.archive.put(&file.path, made.bytes).await?;
         }
         failpoint::hit("archive-written")?;
@@ -158,18 +195,19 @@ impl Archiver {
         }
     }
 
-    /// Deletes what earlier owners have begun and not ended.
-    async fn delete_unended(&self, work: &Work) -> Result<()> {
-        if work.pending.is_some() {
-            return Ok(());
+    /// Deletes what earlier owners have begun and not ended: it cannot become whole any more.
+    async fn delete_unended(&self) -> Result<()> {
+        let Begin { pipeline, epoch, .. } = &self.begin;
+        failpoint::hit("archive-look")?;
+        let (mut deleted, begun) = (Vec::new(), self.store.archiving(pipeline, *epoch).await?);
+        for path in begun {
+            self.goes_on()?;
+            match self.archive.delete(&path).await {
+                Ok(()) => deleted.push(path),
+                // It is in nobody's way.
+                Err(error) => tracing::warn!(pipeline, "a file that was not finished stays in the archive: {error}"),
+            }
         }
-        let begun = self.store.archiving(&self.begin.pipeline).await?;
-        if begun.is_empty() {
-            return Ok(());
-        }
-        for path in &begun {
-            self.archive.delete(path).await?;
-        }
-        self.store.forget_archiving(&self.begin.pipeline, self.begin.epoch, &begun).await
+        self.store.forget_archiving(pipeline, *epoch, &deleted).await
     }
 }

@@ -123,12 +123,14 @@ impl SourceTable {
         let all = (TIME_RANGE_US.start, TIME_RANGE_US.end);
         let times = bounds.iter().filter(|(of, _)| *of == Of::Time);
         let times = times.fold(all, |all, (_, range)| (all.0.max(range.0), all.1.min(range.1)));
+        let times = (times.0.clamp(all.0, all.1), times.1.clamp(all.0, all.1));
         // The file with which an owner begins has nothing of its commit.
         let has_some = |slice: &&Slice| slice.facts().ranges.iter().any(|(_, from, until)| from < until);
         let oldest = slices.iter().find(has_some).map_or(i64::MAX, |slice| slice.name().first);
         let before = self.moment.archived(&self.source.name, oldest, times).await.map_err(external)?;
-        let Some(until) = before.until else { return Ok((None, slices)) };
-        let slices: Vec<Slice> = slices.into_iter().filter(|slice| slice.name().first > until).collect();
+        let until = before.until;
+        let is_behind = |slice: &Slice| until.is_none_or(|until| slice.name().first > until);
+        let slices: Vec<Slice> = slices.into_iter().filter(is_behind).collect();
         // Since this moment some may have been archived and deleted.
         if let (Some(first), Some(offsets)) = (slices.first(), &before.offsets) {
             let of = |partition: i32| offsets.iter().find(|known| known.0 == partition).map(|known| known.1);

@@ -11,7 +11,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
 
 use super::reader::untiled;
-use super::segment::{self, Facts, Name, Segment, disk};
+use super::segment::{self, Facts, GONE, Name, Segment, disk};
 use super::{home, owner_name, table_schema};
 use crate::batch::{Committed, HIDDEN, OffsetRange, file_name};
 use crate::error::{Error, Result};
@@ -36,6 +36,10 @@ const SPAN: i64 = 8;
 
 /// How often it is looked for what to merge and what to delete.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a new owner looks at what earlier ones have, where something is missing.
+const LOOKS: usize = 4;
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long nothing is written after a write has failed.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -70,6 +74,8 @@ struct Kept {
     /// Until when nothing is written.
     paused_until: Option<Instant>,
     tidied_at: Instant,
+    /// Once the next owner takes over.
+    ended: bool,
 }
 
 /// A file that is there.
@@ -131,6 +137,7 @@ impl Keeper {
                 generation: 0,
                 paused_until: None,
                 tidied_at: clock.now(),
+                ended: false,
             }),
             writing: Mutex::new(()),
             tidying: Mutex::new(()),
@@ -152,6 +159,24 @@ impl Keeper {
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Deletes what earlier owners had; for whoever is the owner now, and needs it no more.
+    pub fn alone(&self) -> Result<()> {
+        let Some(home) = self.folder.parent() else { return Ok(()) };
+        for entry in fs::read_dir(home).map_err(disk)? {
+            let other = entry.map_err(disk)?.path();
+            if other != self.folder {
+                gone(fs::remove_dir_all(&other))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is merged or deleted any more, and nothing will be: the next owner takes over.
+    pub fn end(&self) {
+        self.kept().ended = true;
+        drop(self.tidying.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Writes what commit `seq` will have read, rows or none. It may take as long as the disk does.
@@ -273,16 +298,17 @@ impl Keeper {
     ) -> Result<Option<Due>> {
         let mut kept = self.kept();
         let behind = kept.files.iter().filter(|file| file.name.first > archived && file.name.last <= seq);
-        let (mut due, mut bytes) = (Vec::new(), 0);
+        let (mut due, mut bytes, mut full) = (Vec::new(), 0, false);
         for file in behind {
-            if !due.is_empty() && bytes + file.bytes > bytes_min {
+            full = !due.is_empty() && bytes + file.bytes > bytes_min;
+            if full {
                 break;
             }
             bytes += file.bytes;
             due.push(file.clone());
         }
         let old = self.clock.wall_us().saturating_sub(age_us);
-        let is_due = bytes >= bytes_min || due.first().is_some_and(|file| file.facts.ingested.0 <= old);
+        let is_due = full || bytes >= bytes_min || due.first().is_some_and(|file| file.facts.ingested.0 <= old);
         if !is_due {
             return Ok(None);
         }
@@ -292,8 +318,7 @@ impl Keeper {
             first.ranges.iter().all(|(partition, from, _)| of(*partition).is_none_or(|offset| offset == *from))
         };
         if Facts::merged(&facts).is_none() || !facts.first().is_some_and(|first| begins(first)) {
-            return Err(Error::wait("TG-ARCHIVE", "recent batches that are to be archived are missing")
-                .hint("start the engine anew: it reads them from Kafka once more"));
+            return Err(Error::wait(GONE, "recent batches that are to be archived are missing"));
         }
         kept.pinned = due.last().map_or(kept.pinned, |file| file.name.last);
         Ok(Some(Due(due)))
@@ -332,6 +357,9 @@ impl Keeper {
     /// Merges small files, all of them of commits up to `seq`, and deletes what is too old or too much.
     pub fn tidy(&self, seq: i64) -> Result<()> {
         let Ok(_one_at_a_time) = self.tidying.try_lock() else { return Ok(()) };
+        if self.kept().ended {
+            return Ok(());
+        }
         self.kept().tidied_at = self.clock.now();
         self.evict();
         self.merge(seq)
@@ -478,23 +506,55 @@ fn remove(folder: &Path, name: Name) {
     }
 }
 
-/// Moves what is right in the folders of earlier owners to that of a new one: committed, whole, of these columns, and
-/// tiling up to the committed offsets. All else goes.
+/// Takes what is right in the folder of an earlier owner into that of a new one: committed, whole, of these columns, and
+/// tiling up to the committed offsets. What earlier owners had stays where it was, see [`Keeper::alone`].
 fn take_over(home: &Path, schema: &SchemaRef, begin: &Begin<'_>) -> Result<Vec<Held>> {
     fs::create_dir_all(home).map_err(disk)?;
-    // The last owner had taken over what those before it had.
-    let last = newest_owner(home);
+    let folder = home.join(owner_name(begin.epoch));
+    // It has its name once all are in it; nobody else's has this one.
+    let unfinished = home.join(format!("unfinished-{}", owner_name(begin.epoch)));
+    let emptied = || {
+        gone(fs::remove_dir_all(&unfinished))?;
+        fs::create_dir(&unfinished).map_err(disk)
+    };
+    emptied()?;
     let mut found = Vec::new();
-    if let Some(folder) = &last {
-        for name in names(folder).into_iter().filter(|name| name.last <= begin.seq) {
-            if let Ok((facts, of, bytes)) = segment::look(&folder.join(name.file()))
-                && of == *schema
-            {
-                found.push(Held { name, facts, bytes });
-            }
+    // An owner that still runs may merge files while we look.
+    for look in 0..LOOKS {
+        let earlier = owners(home);
+        if earlier.iter().all(|folder| names(folder).is_empty()) {
+            break;
+        }
+        if look > 0 {
+            std::thread::sleep(LOOK_PAUSE);
+        }
+        let fitting = earlier.iter().map(|folder| (folder, fitting(folder, schema, begin)));
+        let Some((from, fitting)) = fitting.into_iter().find(|(_, held)| !held.is_empty()) else { continue };
+        if linked(&fitting, from, &unfinished)? {
+            found = fitting;
+            break;
+        }
+        emptied()?;
+    }
+    // A database that was restored counts epochs again.
+    gone(fs::remove_dir_all(&folder))?;
+    fs::rename(&unfinished, &folder).map_err(disk)?;
+    Ok(found)
+}
+
+/// The files of a folder that are all that was committed; none if something is missing.
+fn fitting(folder: &Path, schema: &SchemaRef, begin: &Begin<'_>) -> Vec<Held> {
+    let mut found = Vec::new();
+    // One that a merge has left across the end of the archive would hide what lies behind it.
+    let across = |name: &Name| begin.archived.is_some_and(|(last, _)| name.first <= *last && *last < name.last);
+    for name in names(folder).into_iter().filter(|name| name.last <= begin.seq && !across(name)) {
+        if let Ok((facts, of, bytes)) = segment::look(&folder.join(name.file()))
+            && of == *schema
+        {
+            found.push(Held { name, facts, bytes });
         }
     }
-    let mut found = super::reader::without_parts(found, |held| held.name);
+    let found = super::reader::without_parts(found, |held| held.name);
     let reaches_back = |(archived, offsets): &(i64, Vec<(i32, i64)>)| {
         let first = found.first().map(|held| &held.facts);
         *archived >= begin.seq
@@ -505,44 +565,35 @@ fn take_over(home: &Path, schema: &SchemaRef, begin: &Begin<'_>) -> Result<Vec<H
             })
     };
     let whole = untiled(found.iter().map(|held| &held.facts), begin.committed, true).is_none();
-    if found.is_empty() || !whole || !begin.archived.is_none_or(reaches_back) {
-        found.clear();
-    }
-    // It has its name once all are in it.
-    let (folder, unfinished) = (home.join(owner_name(begin.epoch)), home.join("unfinished"));
-    gone(fs::remove_dir_all(&unfinished))?;
-    fs::create_dir(&unfinished).map_err(disk)?;
-    for held in &found {
-        let Some(from) = &last else { continue };
-        // An owner that still runs may have merged it meanwhile: then it is missing, and all are.
-        match fs::rename(from.join(held.name.file()), unfinished.join(held.name.file())) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                found.clear();
-                gone(fs::remove_dir_all(&unfinished))?;
-                fs::create_dir(&unfinished).map_err(disk)?;
-                break;
-            }
-            moved => moved.map_err(disk)?,
+    if whole && begin.archived.is_none_or(reaches_back) { found } else { Vec::new() }
+}
+
+/// Gives files a second name in another folder; whether all of them were still there.
+fn linked(files: &[Held], from: &Path, to: &Path) -> Result<bool> {
+    for held in files {
+        let (from, to) = (from.join(held.name.file()), to.join(held.name.file()));
+        // Some file systems have one name for a file.
+        let linked = fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop));
+        match linked {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            linked => linked.map_err(disk)?,
         }
     }
-    // A database that was restored counts epochs again.
-    gone(fs::remove_dir_all(&folder))?;
-    fs::rename(&unfinished, &folder).map_err(disk)?;
-    for entry in fs::read_dir(home).map_err(disk)? {
-        let other = entry.map_err(disk)?.path();
-        if other != folder {
-            gone(fs::remove_dir_all(&other))?;
-        }
-    }
-    Ok(found)
+    Ok(true)
+}
+
+/// The folders of owners, the newest first.
+fn owners(home: &Path) -> Vec<PathBuf> {
+    let listed = fs::read_dir(home).into_iter().flatten().flatten();
+    let owners = listed.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut owners: Vec<String> = owners.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).collect();
+    owners.sort_unstable_by(|one, other| other.cmp(one));
+    owners.into_iter().map(|name| home.join(name)).collect()
 }
 
 /// The folder of the newest owner.
 pub fn newest_owner(home: &Path) -> Option<PathBuf> {
-    let listed = fs::read_dir(home).into_iter().flatten().flatten();
-    let owners = listed.filter_map(|entry| entry.file_name().into_string().ok());
-    let owners = owners.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
-    owners.max().map(|name| home.join(name))
+    owners(home).into_iter().next()
 }
 
 /// What is not there need not be removed.

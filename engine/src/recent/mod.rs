@@ -25,7 +25,7 @@ mod segment;
 
 pub use keeper::{Begin, Due, Keeper};
 pub use reader::{Reader, Slice, absent};
-pub use segment::Facts;
+pub use segment::{Facts, GONE};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

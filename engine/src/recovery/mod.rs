@@ -122,10 +122,17 @@ fn keep(pipeline: &Pipeline, writer: &mut dyn Writer, stored: &Stored, bounds: &
         }
         Err(error) => return Err(error),
     };
-    let Some(settings) = pipeline.archive.as_ref().filter(|_| archives) else { return Ok((Some(keeper), None)) };
-    if keeper.needs_refill() {
+    if archives && keeper.needs_refill() {
         archive::refill(pipeline, writer, stored, &keeper, &archived, bounds)?;
     }
+    // What others had is the only copy until here; and we may not be the owner any more.
+    pipeline.runtime.block_on(writer.topic_id(epoch))?;
+    match keeper.alone() {
+        Err(error) if archives => return Err(error),
+        Err(error) => tracing::warn!(pipeline = source.name, "recent batches of earlier owners stay: {error}"),
+        Ok(()) => {}
+    }
+    let Some(settings) = pipeline.archive.as_ref().filter(|_| archives) else { return Ok((Some(keeper), None)) };
     let begin = archive::Begin {
         pipeline: source.name.clone(),
         life: stored.pipeline_id.clone(),

@@ -72,8 +72,8 @@ pub trait Store: Send + Sync {
     ) -> Result<()>;
     /// The last commit that is archived.
     async fn archived_until(&self, pipeline: &str) -> Result<i64>;
-    /// The files that were named, and are not known to be whole.
-    async fn archiving(&self, pipeline: &str) -> Result<Vec<String>>;
+    /// The files that owners of earlier epochs have named, and that are not known to be whole: they never will be.
+    async fn archiving(&self, pipeline: &str, epoch: i64) -> Result<Vec<String>>;
     /// They are deleted. Those that were named within the last hour stay named: whoever was to write them may still do so.
     async fn forget_archiving(&self, pipeline: &str, epoch: i64, paths: &[String]) -> Result<()>;
     /// Removes a view: its table, its state, its progress. The pipeline's owner is fenced. Whether there was one.

@@ -45,6 +45,9 @@ impl Postgres {
                 &[&pipeline, &epoch, &last, &first],
             )
             .await?;
+        if owner != 1 {
+            return Err(over(pipeline, epoch));
+        }
         let (parts, offsets): (Vec<i32>, Vec<i64>) = until.iter().copied().unzip();
         let moved = "UPDATE tidegate.progress p SET archived_offset = n.until FROM unnest($2::integer[], $3::bigint[]) AS n(part, until) \
              WHERE p.pipeline = $1 AND p.part = n.part";
@@ -61,11 +64,11 @@ impl Postgres {
         Ok(session.one(sql, &[&pipeline]).await?.get(0))
     }
 
-    /// The files that were named, and are not known to be whole.
-    pub(super) async fn archive_begun(&self, pipeline: &str) -> Result<Vec<String>> {
+    /// The files that owners of earlier epochs have named, and that are not known to be whole.
+    pub(super) async fn archive_begun(&self, pipeline: &str, epoch: i64) -> Result<Vec<String>> {
         let session = self.connect("archive").await?;
-        let rows =
-            session.all("SELECT path FROM tidegate.archive WHERE pipeline = $1 AND NOT whole", &[&pipeline]).await?;
+        let sql = "SELECT path FROM tidegate.archive WHERE pipeline = $1 AND epoch < $2 AND NOT whole";
+        let rows = session.all(sql, &[&pipeline, &epoch]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 

@@ -227,8 +227,8 @@ impl Store for Postgres {
         self.archive_reaches(pipeline).await
     }
 
-    async fn archiving(&self, pipeline: &str) -> Result<Vec<String>> {
-        self.archive_begun(pipeline).await
+    async fn archiving(&self, pipeline: &str, epoch: i64) -> Result<Vec<String>> {
+        self.archive_begun(pipeline, epoch).await
     }
 
     async fn forget_archiving(&self, pipeline: &str, epoch: i64, paths: &[String]) -> Result<()> {

@@ -73,10 +73,11 @@ impl SqliteStore {
         Ok(last.bind(pipeline).fetch_one(&mut connection).await?.get(0))
     }
 
-    /// The files that were named, and are not known to be whole.
-    pub(super) async fn archive_begun(&self, pipeline: &str) -> Result<Vec<String>, Told> {
+    /// The files that owners of earlier epochs have named, and that are not known to be whole.
+    pub(super) async fn archive_begun(&self, pipeline: &str, epoch: i64) -> Result<Vec<String>, Told> {
         let mut connection = self.connect().await?;
-        let rows = sqlx::query("SELECT path FROM tidegate_archive WHERE pipeline = ? AND NOT whole").bind(pipeline);
+        let rows = sqlx::query("SELECT path FROM tidegate_archive WHERE pipeline = ? AND epoch < ? AND NOT whole");
+        let rows = rows.bind(pipeline).bind(epoch);
         Ok(rows.fetch_all(&mut connection).await?.iter().map(|row| row.get(0)).collect())
     }
 
