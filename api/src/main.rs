@@ -6,6 +6,7 @@ mod adhoc;
 mod admit;
 mod check;
 mod child;
+mod console;
 mod declared;
 mod demo;
 mod engine;
@@ -13,6 +14,7 @@ mod generate;
 mod golden;
 mod listen;
 mod neighbour;
+mod postgres;
 mod router;
 mod run;
 mod serve;
@@ -61,6 +63,8 @@ enum Command {
     Generate(generate::Options),
     /// Prove on a running engine that records arrive in their windows, once.
     Smoke(smoke::Options),
+    /// Ask the api: a console, or statements from -c, -f or standard input.
+    Sql(console::Options),
     /// Run ad-hoc queries for the api, which starts it.
     #[command(hide = true)]
     QueryWorker(adhoc::worker::Options),
@@ -70,7 +74,7 @@ impl Command {
     /// What is logged if nobody says otherwise: commands that answer on the terminal are quiet.
     fn filter(&self) -> &'static str {
         match self {
-            Self::Check(_) | Self::Explain(_) | Self::Test(_) | Self::View(_) => "error",
+            Self::Check(_) | Self::Explain(_) | Self::Test(_) | Self::View(_) | Self::Sql(_) => "error",
             // What it shows is drawn over and over; only what is wrong may stand in between.
             Self::Demo(_) => "error",
             _ => "info",
@@ -96,6 +100,7 @@ fn main() -> ExitCode {
         Command::View(options) => view::run(config, &options),
         Command::Generate(options) => generate::run(&options, child),
         Command::Smoke(options) => smoke::run(config, &options),
+        Command::Sql(options) => console::run(config, &options),
         Command::QueryWorker(options) => adhoc::worker::run(&options),
     }
 }

@@ -71,7 +71,7 @@ pub fn router(
     catalog: Catalog,
     settings: &Settings,
     threads: &Threads,
-) -> Result<Router, String> {
+) -> Result<(Router, Arc<AdHoc>), String> {
     let registry = Registry::new();
     let seconds = HistogramVec::new(
         HistogramOpts::new("tidegate_api_request_seconds", "Time to answer a request."),
@@ -87,9 +87,9 @@ pub fn router(
     let endpoints = declared::routes(&answers, catalog.endpoints);
     let (views, gauges) = (catalog.views, catalog.gauges.into());
     let shared = Arc::new(Shared { store, views, answers, gauges, registry, seconds });
-    Ok(Router::new()
+    let router = Router::new()
         .merge(endpoints)
-        .merge(sql::routes(adhoc))
+        .merge(sql::routes(adhoc.clone()))
         .route("/health", get(health))
         .route("/readyz", get(readyz))
         .route("/prometheus", get(metrics))
@@ -109,7 +109,8 @@ pub fn router(
         })
         .layer(middleware::from_fn_with_state(Admission::new(&settings.api), admit))
         .layer(middleware::from_fn_with_state(shared.clone(), observed))
-        .with_state(shared))
+        .with_state(shared);
+    Ok((router, adhoc))
 }
 
 async fn observed(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {

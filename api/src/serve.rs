@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use tidegate_engine::engine;
 use tidegate_engine::settings::Settings;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::child::parent_gone;
 use crate::listen;
+use crate::postgres::{self, Door};
 use crate::router::{Threads, router};
 
 /// Options of `tidegate api`.
@@ -62,10 +65,45 @@ fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), St
                 () = parent_gone(), if child => {}
             }
         };
+        let pg = match settings.pgwire.listen.as_str() {
+            "" => None,
+            listen => Some(tokio::net::TcpListener::bind(listen).await.map_err(|error| {
+                format!("TG-PORT: cannot listen on {listen}: {error} (choose another with pgwire.listen, or none)")
+            })?),
+        };
         if settings.api.token.is_empty() && !address.ip().is_loopback() {
             tracing::warn!("whoever reaches {address} may ask everything: api.token is not set");
         }
-        listen::serve(listener, router(store, catalog, &settings, &threads)?, ended).await;
+        let (router, adhoc) = router(store, catalog, &settings, &threads)?;
+        let door = Arc::new(Door::new(adhoc, &settings.pgwire)?);
+        let (end, mut ending) = watch::channel(false);
+        let answering = match pg {
+            Some(pg) => {
+                let address = pg.local_addr().map_err(|error| error.to_string())?;
+                if door.has_users() {
+                    tracing::info!("Postgres protocol at postgres://USER@{address}/{}", postgres::DATABASE);
+                } else if address.ip().is_loopback() {
+                    tracing::info!("Postgres protocol at postgres://{address}/{}, for whoever is on this machine: pgwire.users is not set", postgres::DATABASE);
+                } else {
+                    return Err(format!(
+                        "TG-SETTING: pgwire.listen is {address}, and pgwire.users is not set: without users only this machine is answered"
+                    ));
+                }
+                let ended = async move { drop(ending.wait_for(|ended| *ended).await) };
+                Some(tokio::spawn(postgres::serve(pg, door, ended)))
+            }
+            None => None,
+        };
+        listen::serve(listener, router, async {
+            ended.await;
+            // Whoever still listens ends as well.
+            let _ = end.send(true);
+        })
+        .await;
+        if let Some(answering) = answering {
+            // What it panicked about is in the log.
+            let _ = answering.await;
+        }
         Ok(())
     });
     // One that still computes is not waited for.

@@ -25,6 +25,8 @@ pub struct Settings {
     pub kafka: KafkaSettings,
     /// HTTP.
     pub api: ApiSettings,
+    /// The Postgres protocol.
+    pub pgwire: PgWireSettings,
     /// Queries that people ask ad hoc.
     pub adhoc: AdHocSettings,
     /// Recent batches.
@@ -128,6 +130,29 @@ impl Default for ApiSettings {
     fn default() -> Self {
         let listen = "127.0.0.1:8000".to_string();
         Self { listen, token: String::new(), token_file: None, hosts: Vec::new() }
+    }
+}
+
+/// The Postgres protocol.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PgWireSettings {
+    /// Where it listens; nowhere if it is empty.
+    pub listen: String,
+    /// The passwords of those who may connect. Without any, whoever is on this machine may.
+    pub users: BTreeMap<String, String>,
+    /// The certificate chain in PEM. With one, everybody must speak TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key in PEM.
+    pub tls_key: Option<PathBuf>,
+    /// Connections at a time.
+    pub connections_max: usize,
+}
+
+impl Default for PgWireSettings {
+    fn default() -> Self {
+        let listen = "127.0.0.1:5433".to_string();
+        Self { listen, users: BTreeMap::new(), tls_cert: None, tls_key: None, connections_max: 64 }
     }
 }
 
@@ -260,7 +285,7 @@ impl Settings {
         let mut settings: Self = figment.merge(Env::prefixed("TIDEGATE__").split("__")).extract().map_err(|errors| {
             let told: Vec<String> = errors.into_iter().map(|error| said(&error)).collect();
             Error::configuration("TG-SETTING", told.join("; ")).hint(
-                "sections are engine, store, kafka, api, adhoc, recent, archive; what can change an answer stands in a source's or view's WITH",
+                "sections are engine, store, kafka, api, pgwire, adhoc, recent, archive; what can change an answer stands in a source's or view's WITH",
             )
         })?;
         if !settings.test.enabled && !settings.test.failpoints.is_empty() {
@@ -290,6 +315,7 @@ impl Settings {
             ("engine.checkpoint_interval_ms", engine.checkpoint_interval_ms, 1),
             ("engine.checkpoint_records_max", engine.checkpoint_records_max.max(0).unsigned_abs(), 1),
             ("store.timeout_ms", self.store.timeout_ms, 100),
+            ("pgwire.connections_max", self.pgwire.connections_max as u64, 1),
             ("adhoc.workers", self.adhoc.workers as u64, 1),
             ("adhoc.running", self.adhoc.running as u64, 1),
             ("adhoc.timeout_ms", self.adhoc.timeout_ms, 1),
@@ -304,6 +330,14 @@ impl Settings {
             let why = format!("adhoc.running is {}, and must be at most {ADHOC_RUNNING_MAX}", self.adhoc.running);
             let hint = "each query has a session of the database, of which there are 8 for all questions";
             return Err(Error::configuration("TG-SETTING", why).hint(hint));
+        }
+        if self.pgwire.tls_cert.is_some() != self.pgwire.tls_key.is_some() {
+            let why = "one of pgwire.tls_cert and pgwire.tls_key is set without the other";
+            return Err(Error::configuration("TG-SETTING", why));
+        }
+        if let Some((user, _)) = self.pgwire.users.iter().find(|(_, password)| password.is_empty()) {
+            let why = format!("pgwire.users: the password of {user} is empty");
+            return Err(Error::configuration("TG-SETTING", why));
         }
         match least.iter().find(|(_, value, least)| value < least) {
             None => Ok(()),

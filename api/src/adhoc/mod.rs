@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use tidegate_engine::archive::Archive;
 use tidegate_engine::ask::adhoc::Relations;
@@ -29,7 +29,7 @@ use tidegate_engine::ask::source::Source;
 use tidegate_engine::ask::system::{self, System};
 use tidegate_engine::settings::{AdHocSettings, Settings};
 use tidegate_engine::sql::Catalog;
-use tidegate_engine::sql::guard::{self, Parameters};
+use tidegate_engine::sql::guard::{self, Parameters, Types};
 use tidegate_engine::store::Store;
 use tidegate_engine::time::clock;
 use tokio::runtime::Handle;
@@ -51,6 +51,15 @@ pub struct Request {
     pub limit: Option<usize>,
     /// Milliseconds that it may take, if fewer than may be.
     pub timeout_ms: Option<u64>,
+}
+
+/// What a text would be answered with.
+#[derive(Debug, Clone)]
+pub struct Described {
+    /// The columns.
+    pub schema: SchemaRef,
+    /// The types of its parameters; Null where any would do.
+    pub parameters: Vec<DataType>,
 }
 
 /// More address space than any machine has memory; less than a process can have.
@@ -121,11 +130,26 @@ impl AdHoc {
 
     /// Begins an answer; it comes with its columns.
     pub async fn ask(self: &Arc<Self>, id: Uuid, request: Request) -> Result<Answer, Told> {
-        let begun = self.begin(id, request).await;
+        let begun = self.begin(id, request, None).await;
         if let Err(why) = &begun {
             self.count(why);
         }
         begun
+    }
+
+    /// The columns of an answer to a text whose parameters have no values yet, and their types: those that are known, and
+    /// those that follow.
+    pub async fn describe(self: &Arc<Self>, id: Uuid, sql: &str, types: Types) -> Result<Described, Told> {
+        let request = Request { sql: sql.to_string(), ..Request::default() };
+        let mut answer = self.begin(id, request, Some(types)).await?;
+        let parameters = match answer.piece().await? {
+            Piece::Head(head) => head.schema(),
+            Piece::Failed(why) => return Err(why),
+            other => return Err(Told::new(Blame::Us, "TG-INTERNAL", format!("a description ends with {other:?}"))),
+        };
+        answer.next_piece().await?;
+        let parameters = parameters.fields().iter().map(|field| field.data_type().clone());
+        Ok(Described { schema: answer.schema.clone(), parameters: parameters.collect() })
     }
 
     fn count(&self, why: &Told) {
@@ -140,7 +164,7 @@ impl AdHoc {
         self.outcomes.with_label_values(&[outcome]).inc();
     }
 
-    async fn begin(self: &Arc<Self>, id: Uuid, request: Request) -> Result<Answer, Told> {
+    async fn begin(self: &Arc<Self>, id: Uuid, request: Request, describe: Option<Types>) -> Result<Answer, Told> {
         let rows_max = self.settings.rows_max;
         let rows = match request.limit {
             Some(limit) if limit == 0 || limit > rows_max => {
@@ -180,6 +204,7 @@ impl AdHoc {
             bytes: self.settings.bytes_max,
             memory: self.settings.memory_max,
             now_us: clock::wall_us(),
+            describe,
         };
         let worker = tokio::select! {
             worker = self.pool.worker() => worker?,
@@ -356,6 +381,11 @@ impl Answer {
             () = tokio::time::sleep_until(self.deadline) => {}
             () = self.cancelled.notified() => {}
         }
+    }
+
+    /// Names it.
+    pub fn id(&self) -> Uuid {
+        self.registered.id
     }
 
     /// The most bytes that it may have, as it is written.

@@ -18,7 +18,7 @@ use tidegate_engine::archive::Before;
 use tidegate_engine::ask::source::Source;
 use tidegate_engine::batch::Committed;
 use tidegate_engine::error::{Error, Kind};
-use tidegate_engine::sql::guard::Parameters;
+use tidegate_engine::sql::guard::{Parameters, Types};
 use tidegate_engine::sql::planned::{Table, TableColumn};
 use tidegate_engine::store::Wanted;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -127,6 +127,8 @@ pub struct Ask {
     pub memory: usize,
     /// What time it is.
     pub now_us: i64,
+    /// The types of open parameters, where only the columns and the types of the others are wanted: as two heads without rows.
+    pub describe: Option<Types>,
 }
 
 /// From a worker.

@@ -13,17 +13,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
 use clap::Args;
 use tidegate_engine::archive::{Before, Files};
-use tidegate_engine::ask::adhoc::{Limits, Relations, query};
+use tidegate_engine::ask::adhoc::{Limits, Relations, describe, query};
+use tidegate_engine::ask::catalog::PgCatalog;
 use tidegate_engine::ask::source::Source;
 use tidegate_engine::batch::Committed;
 use tidegate_engine::error::{Error, Result};
 use tidegate_engine::recent::Reader;
-use tidegate_engine::sql::guard;
+use tidegate_engine::sql::guard::{self, Catalog, Filled, Known, Type, Types};
 use tidegate_engine::sql::planned::Table;
 use tidegate_engine::store::{Moment, Wanted};
 use tokio::runtime::Runtime;
@@ -271,10 +272,34 @@ fn panicked(ended: JoinError) -> Told {
 
 /// Sends the answer; whether it was cut at the limit.
 async fn answer(line: Arc<Line>, relations: Relations, number: u64, ask: Ask, room: Arc<Semaphore>) -> Result<bool> {
-    let asked = guard::check(&ask.sql, &ask.parameters, &relations.known())?;
     let remote = Arc::new(Remote { line: line.clone(), query: number });
     let (moment, files): (Arc<dyn Moment>, Arc<dyn Files>) = (remote.clone(), remote);
     let limits = Limits { rows: ask.rows, memory: ask.memory };
+    let catalog = PgCatalog::of(&relations);
+    let known = Known { catalog: Some(Catalog(&catalog)), ..relations.known() };
+    if let Some(types) = &ask.describe {
+        let plan = async |types: &Types| {
+            let asked = guard::check(&ask.sql, Filled::Open(types), &known)?;
+            describe(&relations, (&moment, &files), &asked, limits, ask.now_us).await
+        };
+        let described = match plan(types).await {
+            // Where nothing says what a parameter is, it is a text.
+            Err(error) if ask.sql.contains('$') => {
+                let all = (1..=guard::PARAMETERS_MAX)
+                    .map(|number| (number, types.get(&number).copied().unwrap_or(Type::Text)));
+                plan(&all.collect()).await.map_err(|_| error)?
+            }
+            described => described?,
+        };
+        let types = described.parameters.iter().enumerate();
+        let types =
+            types.map(|(at, known)| Field::new(format!("${}", at + 1), known.clone().unwrap_or(DataType::Null), true));
+        for schema in [plain(&described.schema), Arc::new(Schema::new(types.collect::<Vec<_>>()))] {
+            line.say(&FromWorker::Head { query: number }, &wire::encoded(&RecordBatch::new_empty(schema))?).await?;
+        }
+        return Ok(false);
+    }
+    let asked = guard::check(&ask.sql, Filled::Values(&ask.parameters), &known)?;
     let mut rows = query(&relations, (&moment, &files), &asked, limits, ask.now_us).await?;
     let schema = plain(&rows.schema());
     let head = wire::encoded(&RecordBatch::new_empty(schema.clone()))?;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::catalog::MemorySchemaProvider;
 use datafusion::common::TableReference;
 use datafusion::error::DataFusionError;
@@ -22,6 +22,7 @@ use futures::StreamExt;
 use object_store::ObjectStore;
 use url::Url;
 
+use super::catalog::PgCatalog;
 use super::source::{ARCHIVE_URL, Source, SourceTable};
 use super::system;
 use super::table::{self, ViewTable};
@@ -68,6 +69,7 @@ impl Relations {
         Known {
             tables: self.tables.iter().map(|table| table.name.as_str()).collect(),
             sources: self.sources.iter().map(|source| source.name.as_str()).collect(),
+            catalog: None,
         }
     }
 }
@@ -81,7 +83,7 @@ pub async fn query(
     now_us: i64,
 ) -> Result<Rows> {
     let archive = Arc::new(ReadOnly::new(files));
-    let state = session(relations, (moment, &archive), asked.names_hidden(), limits.memory, now_us)?;
+    let state = session(relations, (moment, &archive), asked, limits.memory, now_us)?;
     let plan = asked.plan(&state)?;
     let told = |error| failed(&error, limits.memory, &archive);
     // More than the limit by one, which tells that there are more.
@@ -95,6 +97,36 @@ pub async fn query(
     let physical = state.create_physical_plan(&plan).await.and_then(table::look_at_ends).map_err(told)?;
     let stream = execute_stream(physical, state.task_ctx()).map_err(told)?;
     Ok(Rows { stream, left: limits.rows, memory: limits.memory, archive, truncated: false })
+}
+
+/// What a query that is not asked yet would answer with, and what it would be asked with.
+#[derive(Debug, Clone)]
+pub struct Described {
+    /// The columns.
+    pub schema: SchemaRef,
+    /// The types of `$1`, `$2`, …, where they follow from where they stand.
+    pub parameters: Vec<Option<DataType>>,
+}
+
+/// Plans a query whose parameters are open.
+pub async fn describe(
+    relations: &Relations,
+    (moment, files): (&Arc<dyn Moment>, &Arc<dyn Files>),
+    asked: &Asked,
+    limits: Limits,
+    now_us: i64,
+) -> Result<Described> {
+    let archive = Arc::new(ReadOnly::new(files));
+    let state = session(relations, (moment, &archive), asked, limits.memory, now_us)?;
+    let plan = asked.plan(&state)?;
+    let told = |error| failed(&error, limits.memory, &archive);
+    let types = plan.get_parameter_types().map_err(told)?;
+    let parameters = (1..=asked.open()).map(|number| {
+        let known = types.get(&format!("${number}")).cloned().flatten();
+        let list = |of: DataType| DataType::List(Arc::new(Field::new("item", of, true)));
+        if asked.is_list(number) { Some(list(known.unwrap_or(DataType::Utf8))) } else { known }
+    });
+    Ok(Described { schema: plan.schema().inner().clone(), parameters: parameters.collect() })
 }
 
 impl Rows {
@@ -123,7 +155,7 @@ impl Rows {
 fn session(
     relations: &Relations,
     (moment, archive): (&Arc<dyn Moment>, &Arc<ReadOnly>),
-    hidden: bool,
+    asked: &Asked,
     memory: usize,
     now_us: i64,
 ) -> Result<SessionState> {
@@ -146,15 +178,18 @@ fn session(
         };
         context.register_table(name, provider)?;
     }
+    if asked.is_of_catalog() {
+        PgCatalog::of(relations).register(&context)?;
+    }
     for source in &relations.sources {
-        let provider = Arc::new(SourceTable::new(source, moment, hidden));
+        let provider = Arc::new(SourceTable::new(source, moment, asked.names_hidden()));
         context.register_table(TableReference::bare(source.name.as_str()), provider)?;
     }
     Ok(pinned(&context, now_us))
 }
 
 /// The catalog that names without one are looked for in.
-const DEFAULT_CATALOG: &str = "datafusion";
+pub(super) const DEFAULT_CATALOG: &str = "datafusion";
 
 /// Why a query failed, by what somebody can do about it.
 fn failed(error: &DataFusionError, memory: usize, archive: &ReadOnly) -> Error {
@@ -206,7 +241,7 @@ mod tests {
     use super::*;
     use crate::archive::Before;
     use crate::batch::Committed;
-    use crate::sql::guard::{Parameters, check};
+    use crate::sql::guard::{Filled, Parameters, check};
     use crate::store::Wanted;
 
     /// Notes what is wanted of tables that are empty.
@@ -247,7 +282,7 @@ mod tests {
         let relations = Relations { tables: system::tables(), sources: Vec::new() };
         let asking = Arc::new(Asking::default());
         let moment: Arc<dyn Moment> = asking.clone();
-        let asked = check(sql, &Parameters::new(), &relations.known()).unwrap();
+        let asked = check(sql, Filled::Values(&Parameters::new()), &relations.known()).unwrap();
         let run = async {
             let limits = Limits { rows: 100, memory: 1 << 20 };
             let files: Arc<dyn Files> = Arc::new(NoFiles);

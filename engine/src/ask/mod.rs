@@ -10,6 +10,7 @@
 //! into the plan as a literal, so that `WHERE window_start = (SELECT max(window_start) …)` reads one window and no more.
 
 pub mod adhoc;
+pub mod catalog;
 pub mod source;
 pub mod system;
 mod table;

@@ -78,7 +78,7 @@ pub fn statements(file: &str, text: &str, variable: impl Fn(&str) -> Option<Stri
 }
 
 /// The byte at which a place of a text is.
-fn offset(text: &str, location: Location) -> usize {
+pub(super) fn offset(text: &str, location: Location) -> usize {
     let before = usize::try_from(location.line.saturating_sub(1)).unwrap_or_default();
     let column = usize::try_from(location.column.saturating_sub(1)).unwrap_or_default();
     let line: usize = text.split_inclusive('\n').take(before).map(str::len).sum();

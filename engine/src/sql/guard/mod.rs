@@ -13,7 +13,7 @@ mod hidden;
 mod tokens;
 mod tree;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
 use datafusion::execution::context::SessionState;
@@ -29,10 +29,13 @@ use super::expand;
 use super::explain::{self, Relation};
 use super::names;
 use super::names::Named;
+use super::pg;
 use super::text::{DIALECT, drop_table_keyword};
 use super::view;
 use crate::error::{Error, Result};
 use tokens::one_statement;
+
+pub(super) use tokens::tokens;
 
 pub use tokens::TEXT_MAX;
 
@@ -53,13 +56,57 @@ pub enum Given {
     Number(String),
     /// A text, which may stand for a time or a decimal as well.
     Text(String),
+    /// A value of a type, as a text; NULL without one.
+    Of(Type, Option<String>),
+    /// A list of them, which stands behind `= ANY`.
+    List(Vec<Given>),
+}
+
+/// The type of a value that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Type {
+    /// `BOOLEAN`.
+    Boolean,
+    /// `BIGINT`.
+    BigInt,
+    /// `DOUBLE`.
+    Double,
+    /// `DECIMAL(38, s)`.
+    Decimal(u8),
+    /// `TIMESTAMP WITH TIME ZONE`.
+    Instant,
+    /// `TIMESTAMP`.
+    Timestamp,
+    /// `DATE`.
+    Date,
+    /// `TIME`.
+    Time,
+    /// `VARCHAR`.
+    Text,
+}
+
+impl Type {
+    fn sql(self) -> ast::DataType {
+        match self {
+            Self::Boolean => ast::DataType::Boolean,
+            Self::BigInt => ast::DataType::BigInt(None),
+            Self::Double => ast::DataType::Double(ast::ExactNumberInfo::None),
+            Self::Decimal(scale) => ast::DataType::Decimal(ast::ExactNumberInfo::PrecisionAndScale(38, scale.into())),
+            Self::Instant => ast::DataType::Timestamp(None, ast::TimezoneInfo::WithTimeZone),
+            Self::Timestamp => ast::DataType::Timestamp(None, ast::TimezoneInfo::None),
+            Self::Date => ast::DataType::Date,
+            Self::Time => ast::DataType::Time(None, ast::TimezoneInfo::None),
+            Self::Text => ast::DataType::Varchar(None),
+        }
+    }
 }
 
 impl Given {
     fn len(&self) -> usize {
         match self {
-            Self::Null | Self::Boolean(_) => 0,
-            Self::Number(text) | Self::Text(text) => text.len(),
+            Self::Null | Self::Boolean(_) | Self::Of(_, None) => 0,
+            Self::Number(text) | Self::Text(text) | Self::Of(_, Some(text)) => text.len(),
+            Self::List(values) => values.iter().map(Self::len).sum(),
         }
     }
 
@@ -69,6 +116,18 @@ impl Given {
             Self::Null => value(Value::Null),
             Self::Boolean(given) => value(Value::Boolean(*given)),
             Self::Text(text) => value(Value::SingleQuotedString(text.clone())),
+            // LIMIT takes nothing but a number.
+            Self::Of(Type::BigInt, Some(number)) => Self::Number(number.clone()).expr(),
+            Self::Of(data_type, text) => Expr::Cast {
+                kind: ast::CastKind::Cast,
+                expr: Box::new(text.as_ref().map_or(Self::Null, |text| Self::Text(text.clone())).expr()),
+                data_type: data_type.sql(),
+                array: false,
+                format: None,
+            },
+            Self::List(values) => {
+                Expr::Array(ast::Array { elem: values.iter().map(Self::expr).collect(), named: true })
+            }
             // A sign is an operator.
             Self::Number(number) => match number.strip_prefix('-') {
                 Some(number) => Expr::UnaryOp {
@@ -84,15 +143,45 @@ impl Given {
 /// Values by the names of their parameters: `1` for `$1`.
 pub type Parameters = HashMap<String, Given>;
 
+/// Types by the numbers of their parameters, as far as they are known.
+pub type Types = BTreeMap<usize, Type>;
+
+/// What stands for parameters.
+#[derive(Debug, Clone, Copy)]
+pub enum Filled<'a> {
+    /// Values.
+    Values(&'a Parameters),
+    /// None yet: only `$1`, `$2`, … may stand there, some of known types.
+    Open(&'a Types),
+}
+
 /// A statement that may be planned.
 #[derive(Debug, Clone)]
 pub struct Asked {
     query: Box<Query>,
     explain: bool,
     hidden: bool,
+    open: usize,
+    lists: BTreeSet<usize>,
+    of_catalog: bool,
 }
 
 impl Asked {
+    /// Whether it asks for what stands in the catalog of Postgres.
+    pub fn is_of_catalog(&self) -> bool {
+        self.of_catalog
+    }
+
+    /// How many parameters have no value yet.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Whether an open parameter is a list: it was put as one of its values.
+    pub fn is_list(&self, parameter: usize) -> bool {
+        self.lists.contains(&parameter)
+    }
+
     /// Whether its plan is asked for, and no rows.
     pub fn is_explain(&self) -> bool {
         self.explain
@@ -138,6 +227,16 @@ pub fn look(text: &str) -> Result<()> {
     one_statement(text).map(drop)
 }
 
+/// The catalog of Postgres.
+#[derive(Clone, Copy)]
+pub struct Catalog<'a>(pub &'a dyn pg::Names);
+
+impl std::fmt::Debug for Catalog<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Catalog")
+    }
+}
+
 /// The relations that there are.
 #[derive(Debug, Clone, Default)]
 pub struct Known<'a> {
@@ -145,11 +244,21 @@ pub struct Known<'a> {
     pub tables: Vec<&'a str>,
     /// Sources.
     pub sources: Vec<&'a str>,
+    /// The catalog, where it may be asked.
+    pub catalog: Option<Catalog<'a>>,
 }
 
 impl Known<'_> {
     fn has(&self, name: &str) -> bool {
-        self.tables.contains(&name) || self.sources.contains(&name)
+        let of_catalog = |Catalog(catalog): Catalog<'_>| {
+            name.split_once('.').is_some_and(|(schema, table)| catalog.table(schema, table).is_some())
+        };
+        self.tables.contains(&name) || self.sources.contains(&name) || self.catalog.is_some_and(of_catalog)
+    }
+
+    /// Whether a function may be called beside those of all queries.
+    fn has_function(&self, name: &str) -> bool {
+        self.catalog.is_some() && pg::FUNCTIONS.contains(&name)
     }
 
     fn all(&self) -> impl Iterator<Item = &str> {
@@ -159,9 +268,9 @@ impl Known<'_> {
 
 /// Reads a text, with values for its parameters. `known` are the relations that there are. It may take for ever: the process must
 /// be one that can be ended.
-pub fn check(text: &str, parameters: &Parameters, known: &Known<'_>) -> Result<Asked> {
+pub fn check(text: &str, filled: Filled<'_>, known: &Known<'_>) -> Result<Asked> {
     let tokens = one_statement(text)?;
-    let walk = || read(tokens, parameters, known);
+    let walk = || read(tokens, filled, known);
     let walked = std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("guard".to_string()).stack_size(STACK_BYTES);
         thread.spawn_scoped(scope, walk).map(std::thread::ScopedJoinHandle::join)
@@ -190,7 +299,7 @@ fn is_window_call(token: &TokenWithSpan) -> bool {
 }
 
 /// The tree of the tokens, with values for its parameters.
-fn read(tokens: Vec<TokenWithSpan>, parameters: &Parameters, known: &Known<'_>) -> Result<Asked> {
+fn read(tokens: Vec<TokenWithSpan>, filled: Filled<'_>, known: &Known<'_>) -> Result<Asked> {
     let tokens = drop_table_keyword(tokens);
     if let Some(ours) = tokens.iter().find(|token| is_window_call(token)) {
         let (at, name) = (ours.span.start, &ours.token);
@@ -198,6 +307,8 @@ fn read(tokens: Vec<TokenWithSpan>, parameters: &Parameters, known: &Known<'_>) 
         return Err(error.hint("write TUMBLE, HOP or CUMULATE in FROM").at(FILE, at.line, at.column));
     }
     let hidden = hidden::named(&tokens);
+    let of_catalog = known.catalog.is_some() && pg::mentions(&tokens);
+    let mut opened = (0, BTreeSet::new());
     let places: Vec<(u64, u64)> = tokens.iter().map(|token| (token.span.start.line, token.span.start.column)).collect();
     let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(tokens);
     let parsed = parser.parse_statement();
@@ -225,47 +336,110 @@ fn read(tokens: Vec<TokenWithSpan>, parameters: &Parameters, known: &Known<'_>) 
         ast::Statement::Explain { .. } => return Err(read_only("EXPLAIN has no options here".to_string())),
         _ => return Err(read_only("this statement is not answered".to_string())),
     };
+    let catalog = known.catalog.filter(|_| of_catalog);
+    if let Some(Catalog(names)) = catalog {
+        // A statement of a client has its own parameters, which say what is asked for.
+        opened = fill(&mut query, filled)?;
+        pg::make_plain(&mut query, names)?;
+    }
+    let known = &Known { catalog, ..known.clone() };
     if hidden {
         hidden::keep_hidden(&mut query, &known.sources);
     }
     view::plain_windows(&mut query, FILE, view::Windowing::Rows)?;
     tree::walk(&query, known)?;
-    let mut filling = Filling { parameters, filled: 0 };
-    if let ControlFlow::Break(error) = VisitMut::visit(&mut query, &mut filling) {
-        return Err(error);
+    let (open, mut lists) = fill(&mut query, filled)?;
+    lists.extend(opened.1);
+    Ok(Asked { query, explain, hidden, open: open.max(opened.0), lists, of_catalog: catalog.is_some() })
+}
+
+/// Puts values where parameters stand; how many stay open.
+fn fill(query: &mut Query, with: Filled<'_>) -> Result<(usize, BTreeSet<usize>)> {
+    let mut filling = Filling { with, bytes: 0, open: 0, lists: BTreeSet::new() };
+    match VisitMut::visit(query, &mut filling) {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok((filling.open, filling.lists)),
     }
-    Ok(Asked { query, explain, hidden })
+}
+
+/// The number of a parameter.
+fn parameter(expr: &Expr) -> Option<usize> {
+    match expr {
+        Expr::Nested(inner) => parameter(inner),
+        Expr::Value(value) => match &value.value {
+            Value::Placeholder(name) => name.strip_prefix('$')?.parse().ok(),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Puts values where parameters stand.
 struct Filling<'a> {
-    parameters: &'a Parameters,
+    with: Filled<'a>,
     /// Bytes that have been put in: a value may stand in many places.
-    filled: usize,
+    bytes: usize,
+    /// The greatest number of those that stay open.
+    open: usize,
+    /// Those that stand behind `= ANY`.
+    lists: BTreeSet<usize>,
 }
+
+/// The most parameters of a statement.
+pub const PARAMETERS_MAX: usize = 1_000;
 
 impl VisitorMut for Filling<'_> {
     type Break = Error;
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
-        if let Expr::Value(value) = expr
-            && let Value::Placeholder(written) = &value.value
-        {
-            let name = written.trim_start_matches(['$', ':', '@']);
-            match self.parameters.get(name).or_else(|| self.parameters.get(&name.to_lowercase())) {
-                Some(given) => {
-                    self.filled += given.len();
-                    if self.filled > FILLED_MAX {
-                        let why = format!("the parameters put more than {} MiB into the query", FILLED_MAX >> 20);
-                        return ControlFlow::Break(complex(why));
-                    }
-                    *expr = given.expr();
+        let (
+            Filled::Open(_),
+            Expr::AnyOp { left, compare_op: op, right, .. } | Expr::AllOp { left, compare_op: op, right },
+        ) = (self.with, &*expr)
+        else {
+            return ControlFlow::Continue(());
+        };
+        // What is compared with each of its values has their type.
+        if let Some(number) = parameter(right) {
+            self.lists.insert(number);
+            *expr = Expr::BinaryOp { left: left.clone(), op: op.clone(), right: right.clone() };
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        let Expr::Value(value) = expr else { return ControlFlow::Continue(()) };
+        let Value::Placeholder(written) = &value.value else { return ControlFlow::Continue(()) };
+        let place = value.span.start;
+        let refuse = |error: Error| ControlFlow::Break(error.at(FILE, place.line, place.column));
+        let name = written.trim_start_matches(['$', ':', '@']);
+        match self.with {
+            Filled::Values(parameters) => {
+                let Some(given) = parameters.get(name).or_else(|| parameters.get(&name.to_lowercase())) else {
+                    let error = Error::query("TG-SQL-PARAMETER", format!("parameter {written} has no value"));
+                    return refuse(error.hint("send params: a list for $1, $2, …, or an object by name"));
+                };
+                self.bytes += given.len();
+                if self.bytes > FILLED_MAX {
+                    let why = format!("the parameters put more than {} MiB into the query", FILLED_MAX >> 20);
+                    return ControlFlow::Break(complex(why));
                 }
-                None => {
-                    let place = value.span.start;
-                    let error = Error::query("TG-SQL-PARAMETER", format!("parameter {written} has no value"))
-                        .hint("send params: a list for $1, $2, …, or an object by name");
-                    return ControlFlow::Break(error.at(FILE, place.line, place.column));
+                *expr = given.expr();
+            }
+            Filled::Open(types) => {
+                let Some(number) = name.parse().ok().filter(|number| (1..=PARAMETERS_MAX).contains(number)) else {
+                    let error = Error::query("TG-SQL-PARAMETER", format!("{written} is no parameter"));
+                    return refuse(error.hint(format!("write $1, $2, … up to ${PARAMETERS_MAX}")));
+                };
+                self.open = self.open.max(number);
+                if let Some(data_type) = types.get(&number) {
+                    *expr = Expr::Cast {
+                        kind: ast::CastKind::Cast,
+                        expr: Box::new(expr.clone()),
+                        data_type: data_type.sql(),
+                        array: false,
+                        format: None,
+                    };
                 }
             }
         }
@@ -278,7 +452,7 @@ mod tests {
     use super::*;
 
     fn known() -> Known<'static> {
-        Known { tables: vec!["minutes", "levels", "tidegate.progress"], sources: vec!["records"] }
+        Known { tables: vec!["minutes", "levels", "tidegate.progress"], sources: vec!["records"], catalog: None }
     }
 
     fn code(text: &str) -> String {
@@ -286,14 +460,14 @@ mod tests {
         if let Err(error) = look(text) {
             return error.code.to_string();
         }
-        match check(text, &Parameters::new(), &known()) {
+        match check(text, Filled::Values(&Parameters::new()), &known()) {
             Ok(_) => "ok".to_string(),
             Err(error) => error.code.to_string(),
         }
     }
 
     fn told(text: &str) -> String {
-        check(text, &Parameters::new(), &known()).expect_err(text).to_string()
+        check(text, Filled::Values(&Parameters::new()), &known()).expect_err(text).to_string()
     }
 
     #[test]
@@ -434,7 +608,10 @@ mod tests {
     fn values_that_stand_in_many_places_are_counted() {
         let given = Parameters::from([("1".to_string(), Given::Text("x".repeat(1 << 20)))]);
         let text = format!("SELECT 1 IN ({})", ["$1"; 5].join(","));
-        assert_eq!(check(&text, &given, &Known::default()).expect_err("5 MiB").code, "TG-QUERY-COMPLEX");
+        assert_eq!(
+            check(&text, Filled::Values(&given), &Known::default()).expect_err("5 MiB").code,
+            "TG-QUERY-COMPLEX"
+        );
     }
 
     #[test]
@@ -442,7 +619,8 @@ mod tests {
         let mut given = Parameters::new();
         given.insert("1".to_string(), Given::Text("'; DROP TABLE minutes; --".to_string()));
         given.insert("n".to_string(), Given::Number("-3".to_string()));
-        let asked = check("SELECT * FROM minutes WHERE a = $1 AND b > $n", &given, &known()).expect("it reads");
+        let asked =
+            check("SELECT * FROM minutes WHERE a = $1 AND b > $n", Filled::Values(&given), &known()).expect("it reads");
         assert_eq!(asked.query.to_string(), "SELECT * FROM minutes WHERE a = '''; DROP TABLE minutes; --' AND b > -3");
     }
 }

@@ -31,8 +31,8 @@ const OTHERS: &str = "abort alter analyze attach backup begin call cancel checkp
     kill listen load lock merge move notify optimize pragma prepare refresh reindex release rename repair replace reset \
     restore revoke rollback savepoint set show start truncate uncache unlisten unload unlock update upsert use vacuum";
 
-/// The tokens of the one statement of a text, if it is one that reads.
-pub fn one_statement(text: &str) -> Result<Vec<TokenWithSpan>> {
+/// The tokens of a text, without what stands between them.
+pub fn tokens(text: &str) -> Result<Vec<TokenWithSpan>> {
     if text.len() > TEXT_MAX {
         let why = format!("the query has {} bytes; the limit is {TEXT_MAX}", text.len());
         let hint = "send long lists of values as a join with VALUES, or in several queries";
@@ -43,8 +43,12 @@ pub fn one_statement(text: &str) -> Result<Vec<TokenWithSpan>> {
         let place = error.location;
         return Err(Error::query("TG-SQL-SYNTAX", error.message).at(FILE, place.line, place.column));
     }
-    let mut tokens: Vec<TokenWithSpan> =
-        all.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF)).collect();
+    Ok(all.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF)).collect())
+}
+
+/// The tokens of the one statement of a text, if it is one that reads.
+pub fn one_statement(text: &str) -> Result<Vec<TokenWithSpan>> {
+    let mut tokens = tokens(text)?;
     if let Some(end) = tokens.iter().position(|token| token.token == Token::SemiColon) {
         if let Some(second) = tokens.get(end + 1) {
             let error = Error::query("TG-QUERY-STATEMENTS", "there is more than one statement");

@@ -312,7 +312,9 @@ impl Visitor for Walk<'_> {
         if let Expr::Function(function) = expr {
             let parts: Vec<&Ident> = function.name.0.iter().filter_map(|part| part.as_ident()).collect();
             let name = parts.last().map(|part| normal(part)).unwrap_or_default();
-            if parts.len() != 1 || !(functions::is_allowed(&name) || expand::is_ours(&name)) {
+            if parts.len() != 1
+                || !(functions::is_allowed(&name) || expand::is_ours(&name) || self.known.has_function(&name))
+            {
                 let error = Error::query("TG-QUERY-FUNCTION", format!("there is no function {}", function.name));
                 let error = match functions::nearest(&name) {
                     Some(meant) => error.hint(format!("did you mean {meant}?")),

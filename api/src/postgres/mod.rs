@@ -1,0 +1,124 @@
+//! The Postgres protocol: psql, drivers and dashboards ask what HTTP answers as well.
+//!
+//! ```text
+//!  connection ─ opening: TLS, start-up, who is it ─► session: messages ─ statement ─► ad-hoc query, or a setting, a cursor
+//!                                                        └ wire: no more than we hold    └ values: rows and parameters
+//! ```
+//!
+//! Everything is read-only. A transaction is one in name: each of its statements reads what is committed when it begins.
+//! The one guard and the workers of ad-hoc SQL stand behind both protocols, the simple and the extended one.
+
+mod errors;
+mod opening;
+mod session;
+mod settings;
+mod types;
+mod values;
+mod wire;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pgwire::messages::startup::SecretKey;
+use tidegate_engine::settings::PgWireSettings;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::adhoc::AdHoc;
+use crate::adhoc::wire::{Blame, Told};
+use opening::Credentials;
+
+pub use tidegate_engine::sql::pg::DATABASE;
+
+/// How long sessions may still take once we end.
+const END_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a client did not keep to.
+fn broken(why: impl Into<String>) -> Told {
+    refused("TG-PG-PROTOCOL", why)
+}
+
+/// What is asked wrongly.
+fn refused(code: &str, why: impl Into<String>) -> Told {
+    Told::new(Blame::Query, code, why)
+}
+
+/// Who may come in, and what they may ask.
+pub struct Door {
+    adhoc: Arc<AdHoc>,
+    credentials: Credentials,
+    sessions: Sessions,
+    connections_max: usize,
+}
+
+/// The sessions that there are, each by its number with its secret and the query that it runs.
+#[derive(Default)]
+struct Sessions(Mutex<HashMap<i32, (SecretKey, Option<Uuid>)>>);
+
+impl Sessions {
+    fn all(&self) -> MutexGuard<'_, HashMap<i32, (SecretKey, Option<Uuid>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The query that a session runs, for whoever knows its secret.
+    fn running(&self, pid: i32, secret: &SecretKey) -> Option<Uuid> {
+        self.all().get(&pid).filter(|(known, _)| known.eq_value(secret)).and_then(|(_, query)| *query)
+    }
+}
+
+impl Door {
+    /// As it is configured; an error where a certificate or a setting is wrong.
+    pub fn new(adhoc: Arc<AdHoc>, settings: &PgWireSettings) -> Result<Self, String> {
+        let credentials = Credentials::read(settings).map_err(|why| format!("TG-SETTING: {why}"))?;
+        Ok(Self { adhoc, credentials, sessions: Sessions::default(), connections_max: settings.connections_max })
+    }
+
+    /// Whether somebody must say who they are.
+    pub fn has_users(&self) -> bool {
+        self.credentials.has_users()
+    }
+}
+
+/// Answers until `ended`.
+pub async fn serve(listener: TcpListener, door: Arc<Door>, ended: impl Future<Output = ()>) {
+    let (end, ending) = watch::channel(false);
+    let mut open = JoinSet::new();
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            () = &mut ended => break,
+            Some(_) = open.join_next(), if !open.is_empty() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let full = open.len() >= door.connections_max;
+                    // So many are told why there is no place, and the rest is not heard.
+                    if open.len() < 2 * door.connections_max {
+                        open.spawn(connection(stream, door.clone(), full, ending.clone()));
+                    }
+                }
+                Err(error) => {
+                    // Too many open files, mostly: they end by themselves.
+                    tracing::warn!("TG-API-CONNECTIONS: a connection could not be taken: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    // Everybody listens but those that have ended.
+    let _ = end.send(true);
+    let all = async { while open.join_next().await.is_some() {} };
+    if tokio::time::timeout(END_PATIENCE, all).await.is_err() {
+        tracing::warn!("sessions of the Postgres protocol that took longer than {END_PATIENCE:?} were cut off");
+    }
+}
+
+async fn connection(stream: TcpStream, door: Arc<Door>, full: bool, ending: watch::Receiver<bool>) {
+    // Without it small answers wait for an acknowledgement.
+    let _ = stream.set_nodelay(true);
+    if let Some(opened) = opening::open(stream, &door, full).await {
+        session::serve(opened, &door, ending).await;
+    }
+}
