@@ -50,6 +50,12 @@ fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), St
     let (runtime, answers, scans) = (threads("api")?, threads("answers")?, threads("scans")?);
     let threads = Threads { answers: answers.handle().clone(), scans: scans.handle().clone() };
     let served = runtime.block_on(async {
+        let pg = match settings.pgwire.listen.as_str() {
+            "" => None,
+            listen => Some(tokio::net::TcpListener::bind(listen).await.map_err(|error| {
+                format!("TG-PORT: cannot listen on {listen}: {error} (choose another with pgwire.listen, or none)")
+            })?),
+        };
         let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| {
             format!("TG-PORT: cannot listen on {listen}: {error} (choose another with --listen or api.listen)")
         })?;
@@ -64,12 +70,6 @@ fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), St
                 _ = interrupt.recv(), if !child => {}
                 () = parent_gone(), if child => {}
             }
-        };
-        let pg = match settings.pgwire.listen.as_str() {
-            "" => None,
-            listen => Some(tokio::net::TcpListener::bind(listen).await.map_err(|error| {
-                format!("TG-PORT: cannot listen on {listen}: {error} (choose another with pgwire.listen, or none)")
-            })?),
         };
         if settings.api.token.is_empty() && !address.ip().is_loopback() {
             tracing::warn!("whoever reaches {address} may ask everything: api.token is not set");

@@ -159,7 +159,8 @@ impl Started {
         };
         let api = {
             let arguments = ["api", "--queries", &queries, "--listen", api];
-            Running::start("api", &[&arguments[..], &config].concat(), &[])?
+            // It asks by HTTP alone.
+            Running::start("api", &[&arguments[..], &config].concat(), &[("TIDEGATE__PGWIRE__LISTEN", "")])?
         };
         let (rate, duration) = (options.rate.to_string(), options.duration.to_string());
         let to = ["generate", "--brokers", brokers, "--topic", &options.topic, "--events", &events];

@@ -24,6 +24,7 @@ use tidegate_engine::engine::{self, Engine};
 use tidegate_engine::kafka::embedded::Broker;
 use tidegate_engine::settings::Settings;
 use tidegate_engine::sql::Catalog;
+use tidegate_engine::sql::pg::DATABASE;
 use tidegate_engine::sql::planned::{PlannedSource, Shape, Table};
 use tidegate_engine::sql::window::Windows;
 use tokio::signal::unix::{SignalKind, signal};
@@ -56,6 +57,9 @@ pub struct Options {
     /// Where the api listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     listen: String,
+    /// Where the Postgres protocol is spoken.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5433")]
+    pgwire: String,
 }
 
 const PARTITIONS: i32 = 4;
@@ -137,17 +141,21 @@ fn demo(options: &Options) -> Result<(), String> {
         }
     });
     let log = Arc::new(broker.log());
-    introduce(&settings, options, (&name, &topic), &catalog);
+    // Where its port is taken the demo does without.
+    let pgwire = Some(options.pgwire.clone()).filter(|address| std::net::TcpListener::bind(address).is_ok());
+    introduce(&settings, options, (&name, &topic), &catalog, pgwire.as_deref());
     let asked = Catalog { endpoints: catalog.endpoints.clone(), gauges: catalog.gauges.clone(), ..Catalog::default() };
     let running = Engine::start_on(log, store.clone(), catalog, &settings, runtime.handle(), false).map_err(told)?;
     let queries = options.queries.display().to_string();
     let url = settings.store.url.as_str();
     // Whoever tries it out need not know a token of elsewhere.
     let recent = settings.recent.path.display().to_string();
+    let pgwire = pgwire.as_deref().unwrap_or_default();
     let variables = [
         ("TIDEGATE__STORE__URL", url),
         ("TIDEGATE__RECENT__PATH", &recent),
         ("TIDEGATE__API__TOKEN", ""),
+        ("TIDEGATE__PGWIRE__LISTEN", pgwire),
         ("TIDEGATE_LOG", "error"),
     ];
     let mut api = Running::start("api", &["api", "--queries", &queries, "--listen", &options.listen], &variables)?;
@@ -199,7 +207,13 @@ fn written_to<'a>(catalog: &'a Catalog, options: &Options) -> Result<&'a Planned
     })
 }
 
-fn introduce(settings: &Settings, options: &Options, (source, topic): (&str, &str), catalog: &Catalog) {
+fn introduce(
+    settings: &Settings,
+    options: &Options,
+    (source, topic): (&str, &str),
+    catalog: &Catalog,
+    pgwire: Option<&str>,
+) {
     let listen = &options.listen;
     println!("Tidegate demo: a live stream of events, in windows, exactly once.");
     println!("  EPHEMERAL: the broker and the database last as long as this command.");
@@ -223,6 +237,11 @@ fn introduce(settings: &Settings, options: &Options, (source, topic): (&str, &st
     println!(
         "  curl -s 'http://{listen}/api/v1/sql?format=csv' -H 'content-type: text/plain' -d 'SELECT * FROM tidegate.progress'"
     );
+    match pgwire {
+        Some(address) => println!("  psql -d postgres://{address}/{DATABASE} -c 'SELECT * FROM tidegate.progress'"),
+        None => println!("  (not psql: {} is taken; --pgwire chooses another)", options.pgwire),
+    }
+    println!("  tidegate sql --api http://{listen}");
     println!("  curl -s http://{listen}/api/v1/queries");
     println!("  curl -s 'http://{listen}/api/v1/dead-letters?limit=3'");
     println!("  curl -s http://{listen}/prometheus");

@@ -54,7 +54,7 @@ fn used(pids: &[i32]) -> u64 {
 }
 
 /// Whether workers rest within so long.
-fn come_to_rest(api: &Process, limit: Duration) -> bool {
+pub fn come_to_rest(api: &Process, limit: Duration) -> bool {
     wait_until(limit, || {
         let before = used(&workers(api));
         std::thread::sleep(Duration::from_millis(200));

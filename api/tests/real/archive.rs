@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tidegate_bench::local::process::Process;
-use tidegate_bench::local::{free_port, wait_until};
+use tidegate_bench::local::{cache_dir, free_port, wait_until};
 
 use crate::asking::{Client, api_with_environment};
 use crate::engine::Engine;
@@ -13,8 +13,7 @@ use crate::world::{World, shared};
 
 /// Python with DuckDB, which `.ci/setup` installs.
 fn python() -> Option<std::path::PathBuf> {
-    let cache = std::env::var_os("TIDEGATE_CACHE_DIR")?;
-    let python = std::path::Path::new(&cache).join("python/bin/python");
+    let python = cache_dir().join("python/bin/python");
     python.exists().then_some(python)
 }
 

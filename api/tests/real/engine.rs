@@ -15,7 +15,10 @@ use crate::world::World;
 
 /// A command of the binary.
 pub fn tidegate() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_tidegate"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    // One port is there for many apis.
+    command.env("TIDEGATE__PGWIRE__LISTEN", "");
+    command
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -12,7 +12,7 @@ use crate::asking::{Client, Reply, api_with, get};
 use crate::world::shared;
 
 /// Number, text, status and code.
-fn list() -> Vec<(&'static str, String, u16, &'static str)> {
+pub fn list() -> Vec<(&'static str, String, u16, &'static str)> {
     let mut list: Vec<(&str, String, u16, &str)> = Vec::new();
     let mut all = |number: &'static str, status: u16, code: &'static str, texts: &[&str]| {
         list.extend(texts.iter().map(|text| (number, (*text).to_string(), status, code)));
@@ -198,7 +198,12 @@ fn list() -> Vec<(&'static str, String, u16, &'static str)> {
         "H23",
         400,
         "TG-QUERY-FUNCTION",
-        &["SELECT version()", "SELECT input_file_name()", "SELECT current_setting('x')"],
+        &[
+            "SELECT input_file_name()",
+            "SELECT pg_read_file('/etc/passwd')",
+            "SELECT pg_sleep(1000)",
+            "SELECT pg_terminate_backend(1)",
+        ],
     );
     list
 }

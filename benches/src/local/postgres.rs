@@ -146,6 +146,11 @@ impl Postgres {
         }
     }
 
+    /// One of its programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
+
     /// Makes a database; its URL.
     pub fn create_database(&self, name: &str) -> Result<String> {
         self.psql("postgres", &format!("CREATE DATABASE {name}"))?;
