@@ -7,12 +7,13 @@ use std::sync::Arc;
 use clap::Args;
 use tidegate_engine::engine;
 use tidegate_engine::settings::Settings;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::child::parent_gone;
 use crate::listen;
-use crate::postgres::{self, Door};
+use crate::postgres::{self, DATABASE, Door};
 use crate::router::{Threads, router};
 
 /// Options of `tidegate api`.
@@ -50,13 +51,8 @@ fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), St
     let (runtime, answers, scans) = (threads("api")?, threads("answers")?, threads("scans")?);
     let threads = Threads { answers: answers.handle().clone(), scans: scans.handle().clone() };
     let served = runtime.block_on(async {
-        let pg = match settings.pgwire.listen.as_str() {
-            "" => None,
-            listen => Some(tokio::net::TcpListener::bind(listen).await.map_err(|error| {
-                format!("TG-PORT: cannot listen on {listen}: {error} (choose another with pgwire.listen, or none)")
-            })?),
-        };
-        let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| {
+        let pg = pgwire(&settings).await?;
+        let listener = TcpListener::bind(listen).await.map_err(|error| {
             format!("TG-PORT: cannot listen on {listen}: {error} (choose another with --listen or api.listen)")
         })?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
@@ -75,20 +71,10 @@ fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), St
             tracing::warn!("whoever reaches {address} may ask everything: api.token is not set");
         }
         let (router, adhoc) = router(store, catalog, &settings, &threads)?;
-        let door = Arc::new(Door::new(adhoc, &settings.pgwire)?);
         let (end, mut ending) = watch::channel(false);
         let answering = match pg {
             Some(pg) => {
-                let address = pg.local_addr().map_err(|error| error.to_string())?;
-                if door.has_users() {
-                    tracing::info!("Postgres protocol at postgres://USER@{address}/{}", postgres::DATABASE);
-                } else if address.ip().is_loopback() {
-                    tracing::info!("Postgres protocol at postgres://{address}/{}, for whoever is on this machine: pgwire.users is not set", postgres::DATABASE);
-                } else {
-                    return Err(format!(
-                        "TG-SETTING: pgwire.listen is {address}, and pgwire.users is not set: without users only this machine is answered"
-                    ));
-                }
+                let door = Arc::new(Door::new(adhoc, &settings.pgwire)?);
                 let ended = async move { drop(ending.wait_for(|ended| *ended).await) };
                 Some(tokio::spawn(postgres::serve(pg, door, ended)))
             }
@@ -110,4 +96,34 @@ fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), St
     answers.shutdown_background();
     scans.shutdown_background();
     served
+}
+
+/// Where the Postgres protocol is spoken, if it is.
+async fn pgwire(settings: &Settings) -> Result<Option<TcpListener>, String> {
+    let (listen, users) = (&settings.pgwire.listen, !settings.pgwire.users.is_empty());
+    if listen.is_empty() {
+        return Ok(None);
+    }
+    if !users && !settings.api.token.is_empty() {
+        tracing::warn!("the Postgres protocol is not spoken: api.token is set, and pgwire.users is not");
+        return Ok(None);
+    }
+    let listener = TcpListener::bind(listen).await.map_err(|error| {
+        format!("TG-PORT: cannot listen on {listen}: {error} (choose another with pgwire.listen, or none)")
+    })?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    match (users, address.ip().is_loopback()) {
+        (true, _) => tracing::info!("Postgres protocol at postgres://USER@{address}/{DATABASE}"),
+        (false, true) => {
+            tracing::info!(
+                "Postgres protocol at postgres://{address}/{DATABASE}, for whoever is on this machine: pgwire.users is not set"
+            );
+        }
+        (false, false) => {
+            return Err(format!(
+                "TG-SETTING: pgwire.listen is {address}, and pgwire.users is not set: without users only this machine is answered"
+            ));
+        }
+    }
+    Ok(Some(listener))
 }

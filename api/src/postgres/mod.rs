@@ -75,11 +75,6 @@ impl Door {
         let credentials = Credentials::read(settings).map_err(|why| format!("TG-SETTING: {why}"))?;
         Ok(Self { adhoc, credentials, sessions: Sessions::default(), connections_max: settings.connections_max })
     }
-
-    /// Whether somebody must say who they are.
-    pub fn has_users(&self) -> bool {
-        self.credentials.has_users()
-    }
 }
 
 /// Answers until `ended`.

@@ -743,3 +743,41 @@ fn the_console_answers_scripts_and_people() {
 fn shell(path: &Path) -> String {
     format!("'{}'", path.display())
 }
+
+/// The blocks of docs/clients.md, as they stand there but for the ports.
+#[test]
+fn the_examples_of_the_docs_run() {
+    let servers = shared();
+    let world = world(&servers, "docs");
+    let (_api, client, port) = {
+        let port = free_port().unwrap();
+        let listen = format!("127.0.0.1:{port}");
+        let (api, client) = api_with_environment(&world, &[("TIDEGATE__PGWIRE__LISTEN", &listen)]);
+        (api, client, port)
+    };
+    let text = std::fs::read_to_string(repository().join("docs/clients.md")).unwrap();
+    let text = text.replace("127.0.0.1:5433", &format!("127.0.0.1:{port}")).replace("127.0.0.1:8000", &client.listen);
+    let binary = PathBuf::from(crate::engine::tidegate().get_program());
+    let programs = world.servers.postgres.program("psql");
+    let path = [binary.parent(), programs.parent()].map(|folder| folder.unwrap().display().to_string()).join(":");
+    let path = format!("{path}:{}", std::env::var("PATH").unwrap());
+    let mut ran = Vec::new();
+    let mut rest = text.as_str();
+    while let Some((_, block)) = rest.split_once("```") {
+        let (block, after) = block.split_once("```").expect("a block ends");
+        rest = after;
+        let (language, block) = block.split_once('\n').expect("a language");
+        let mut command = match language {
+            "sh" => Command::new("sh"),
+            "python" => Command::new(cache_dir().join("python/bin/python")),
+            // DuckDB's is run beside the archive.
+            "sql" => continue,
+            other => panic!("nobody runs {other}"),
+        };
+        let output = command.args(["-c", block]).env("PATH", &path).env("PGUSER", "anybody").output().unwrap();
+        let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && !output.stdout.is_empty(), "{block}: {told}");
+        ran.push(language);
+    }
+    assert_eq!(ran, ["sh", "sh", "python", "python"]);
+}
