@@ -20,6 +20,7 @@ mod run;
 mod serve;
 mod smoke;
 mod sql;
+mod stream;
 mod view;
 
 use std::path::PathBuf;

@@ -8,6 +8,7 @@
 //!  GET, POST /api/v1/sql             ad-hoc SQL (see `sql`)
 //!  GET /api/v1/queries               the views: columns, windows, what is final, where records went
 //!  GET /api/v1/queries/{name}/rows   the newest rows of a view's table   ?limit=
+//!  GET /api/v1/queries/{name}/stream the rows that commits change, as they do (see `stream`)
 //!  GET /api/v1/dead-letters          the newest dead letters             ?limit=
 //! ```
 
@@ -39,6 +40,7 @@ use crate::adhoc::{AdHoc, Served};
 use crate::admit::{Admission, admit};
 use crate::declared::{self, Answers};
 use crate::sql;
+use crate::stream::{self, Streams};
 
 /// Rows in one answer, if nothing is said and at most.
 const ROWS: usize = 100;
@@ -65,13 +67,23 @@ pub struct Shared {
     seconds: HistogramVec,
 }
 
+/// What answers, and what must be told of the end.
+pub struct Doors {
+    /// HTTP.
+    pub router: Router,
+    /// Ad-hoc queries, which another protocol asks as well.
+    pub adhoc: Arc<AdHoc>,
+    /// Those who listen.
+    pub streams: Arc<Streams>,
+}
+
 /// The routes over a store.
 pub fn router(
     store: Arc<dyn Store>,
     catalog: Catalog,
     settings: &Settings,
     threads: &Threads,
-) -> Result<(Router, Arc<AdHoc>), String> {
+) -> Result<Doors, String> {
     let registry = Registry::new();
     let seconds = HistogramVec::new(
         HistogramOpts::new("tidegate_api_request_seconds", "Time to answer a request."),
@@ -86,10 +98,12 @@ pub fn router(
     let answers = Answers::new(Asker::new(store.clone(), tables), threads.answers.clone());
     let endpoints = declared::routes(&answers, catalog.endpoints);
     let (views, gauges) = (catalog.views, catalog.gauges.into());
+    let streams = Streams::new(store.clone(), &views);
     let shared = Arc::new(Shared { store, views, answers, gauges, registry, seconds });
     let router = Router::new()
         .merge(endpoints)
         .merge(sql::routes(adhoc.clone()))
+        .merge(stream::routes(streams.clone()))
         .route("/health", get(health))
         .route("/readyz", get(readyz))
         .route("/prometheus", get(metrics))
@@ -110,7 +124,7 @@ pub fn router(
         .layer(middleware::from_fn_with_state(Admission::new(&settings.api), admit))
         .layer(middleware::from_fn_with_state(shared.clone(), observed))
         .with_state(shared);
-    Ok((router, adhoc))
+    Ok(Doors { router, adhoc, streams })
 }
 
 async fn observed(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::child::parent_gone;
 use crate::listen;
 use crate::postgres::{self, DATABASE, Door};
-use crate::router::{Threads, router};
+use crate::router::{Doors, Threads, router};
 
 /// Options of `tidegate api`.
 #[derive(Debug, Args)]
@@ -70,7 +70,7 @@ fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), St
         if settings.api.token.is_empty() && !address.ip().is_loopback() {
             tracing::warn!("whoever reaches {address} may ask everything: api.token is not set");
         }
-        let (router, adhoc) = router(store, catalog, &settings, &threads)?;
+        let Doors { router, adhoc, streams } = router(store, catalog, &settings, &threads)?;
         let (end, mut ending) = watch::channel(false);
         let answering = match pg {
             Some(pg) => {
@@ -82,6 +82,7 @@ fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), St
         };
         listen::serve(listener, router, async {
             ended.await;
+            streams.end();
             // Whoever still listens ends as well.
             let _ = end.send(true);
         })
