@@ -139,12 +139,7 @@ async fn look(store: Arc<dyn Store>, view: View, feed: Weak<Feed>) {
 }
 
 /// The newest rows, and those of them that are not known, if there was a commit.
-async fn changed(
-    store: &dyn Store,
-    view: &PlannedView,
-    known: &mut Known,
-    before: i64,
-) -> Result<Option<(Seen, Seen)>> {
+async fn changed(store: &dyn Store, view: &View, known: &mut Known, before: i64) -> Result<Option<(Seen, Seen)>> {
     let status = store.status().await?;
     let of = status.pipelines.iter().find(|pipeline| pipeline.pipeline == view.source);
     let commit = of.map_or(0, |pipeline| pipeline.commits);
