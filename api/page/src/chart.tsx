@@ -70,7 +70,7 @@ function options(width: number, height: number, names: string[], shade: { curren
       { ...axis, values: (_, ticks) => ticks.map(short), size: 52 },
     ],
     series: [
-      { label: "", value: (_, x) => (x === null ? "" : `${new Date(x * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`) },
+      { label: "UTC", value: (_, x) => (x === null ? "" : `${new Date(x * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`) },
       ...names.map((label, at) => ({
         label,
         stroke: colour(`hue-${at + 1}`),

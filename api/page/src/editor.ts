@@ -3,7 +3,7 @@
  * It lives in a shadow root, where CodeMirror adopts its style sheets: into a document it would write <style> elements,
  * which the page's Content-Security-Policy forbids. */
 
-import { autocompletion, closeBrackets, closeBracketsKeymap, completionKeymap } from "@codemirror/autocomplete";
+import { autocompletion, closeBrackets, closeBracketsKeymap, closeCompletion, completionKeymap } from "@codemirror/autocomplete";
 import { defaultKeymap, history, historyKeymap } from "@codemirror/commands";
 import { type SQLNamespace, sql } from "@codemirror/lang-sql";
 import { HighlightStyle, bracketMatching, syntaxHighlighting } from "@codemirror/language";
@@ -123,7 +123,8 @@ export function openEditor(place: HTMLElement, text: string, run: () => void, la
   const root = place.shadowRoot ?? place.attachShadow({ mode: "open" });
   const language = new Compartment();
   const speak = (schema: SQLNamespace) => sql({ dialect, schema, upperCaseKeywords: true });
-  const ran = () => {
+  const ran = (view: EditorView) => {
+    closeCompletion(view);
     run();
     return true;
   };

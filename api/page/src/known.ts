@@ -208,17 +208,16 @@ async function letters() {
 }
 
 let counted = 0;
+let acceptedThen = -1;
 let patience = 0;
 
-/** Counts the windows, again when a newer one must have begun, and seldom where counting is slow. */
+/** Counts the windows where anything was accepted since then: sooner when a newer one may have begun, seldom where it is slow. */
 async function windows() {
-  const passed = (view: View) => {
-    const newest = known.windows.get(view.name)?.end;
-    const closed = time(view.progress?.closed_until);
-    return newest !== undefined && closed !== null && closed >= newest;
-  };
-  const due = known.views?.some(passed) ? WINDOWS_MS / 4 : WINDOWS_MS;
-  if (known.needsToken || !known.views || Date.now() - counted < Math.max(due, patience)) return;
+  if (known.needsToken || !known.views) return;
+  const accepted = known.views.reduce((sum, view) => sum + (view.progress?.accepted ?? 0), 0);
+  const isPast = ({ end }: Windows) => known.now() >= end;
+  const due = [...known.windows.values()].some(isPast) ? WINDOWS_MS / 4 : WINDOWS_MS;
+  if (accepted === acceptedThen || Date.now() - counted < Math.max(due, patience)) return;
   try {
     const { columns, rows, stats } = await query(
       'SELECT "view", sum(CASE WHEN closed THEN 0 ELSE 1 END) AS open, sum(CASE WHEN closed THEN 1 ELSE 0 END) AS closed, ' +
@@ -244,6 +243,7 @@ async function windows() {
     else note(error);
   }
   counted = Date.now();
+  acceptedThen = accepted;
   tell();
 }
 

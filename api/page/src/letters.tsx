@@ -50,7 +50,10 @@ function Item({ letter }: { letter: Letter }) {
       <details>
         <summary>
           <span class="badge">{letter.reason}</span>
-          <span class="detail">{letter.detail}</span>
+          <span class="detail">
+            {letter.view && <span class="dim">{letter.view}: </span>}
+            {letter.detail}
+          </span>
           <span class="dim where">
             {letter.topic}/{letter.partition} @ {number(letter.offset)}
             {letter.count > 1 ? ` and ${number(letter.count - 1)} more` : ""}
@@ -59,7 +62,7 @@ function Item({ letter }: { letter: Letter }) {
         </summary>
         <p class="dim">
           source {letter.source}
-          {letter.view ? `, view ${letter.view}` : ""}: {letter.detail}
+          {letter.view ? `, view ${letter.view}` : ", for every view"}
         </p>
         <pre>{letter.payload === null ? "(no payload)" : letter.payload}</pre>
       </details>

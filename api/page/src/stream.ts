@@ -10,13 +10,21 @@ const POLL_MS = 2_000;
 /** All rows are read again so often, since an event does not tell of rows that have gone. */
 const AGAIN_MS = 60_000;
 const RETRY_MS = 3_000;
+/** For so long a change is a change. */
+const FRESH_MS = 1_600;
 
 export type Row = Record<string, Cell>;
 
-/** Rows of a view by their key, and which columns the last change was in. */
+/** Which columns of a row have changed, and when. */
+export interface Change {
+  columns: Set<string>;
+  at: number;
+}
+
+/** The newest rows of a view in the order of its key, and those that have just changed. */
 export interface Rows {
   rows: Row[];
-  changed: Map<Row, Set<string>>;
+  changed: Map<Row, Change>;
   /** Whether they come as they change. */
   live: boolean;
 }
@@ -26,25 +34,29 @@ export function follow(view: View, show: (rows: Rows) => void, failed: (problem:
   const keys = view.columns.filter((column) => column.key).map((column) => column.name);
   const keyOf = (row: Row) => JSON.stringify(keys.map((key) => row[key]));
   let held = new Map<string, Row>();
+  let changed = new Map<Row, Change>();
   let live = false;
   let ended = false;
   let read = 0;
   let accepted: number | undefined;
 
   function merge(rows: Row[], whole: boolean) {
-    const changed = new Map<Row, Set<string>>();
+    const at = Date.now();
+    const fresh = new Map<Row, Change>();
     const next = whole ? new Map<string, Row>() : new Map(held);
     for (const row of rows) {
       const key = keys.length > 0 ? keyOf(row) : JSON.stringify(row);
       const before = held.get(key);
-      const same = before && view.columns.every(({ name }) => before[name] === row[name]);
-      if (same) {
+      const columns = view.columns.map(({ name }) => name).filter((name) => before?.[name] !== row[name]);
+      if (before && columns.length === 0) {
         next.set(key, before);
         continue;
       }
       next.set(key, row);
-      if (held.size > 0) changed.set(row, new Set(view.columns.filter(({ name }) => before?.[name] !== row[name]).map((c) => c.name)));
+      if (held.size > 0) fresh.set(row, { columns: new Set(columns), at });
     }
+    const isStill = ([, change]: [Row, Change]) => change.at > at - FRESH_MS;
+    changed = new Map([...[...changed].filter(isStill), ...fresh]);
     held = next;
     if (!whole) held = new Map([...held].sort(([, a], [, b]) => order(a, b)).slice(-ROWS_MAX));
     if (!ended) show({ rows: [...held.values()], changed, live });

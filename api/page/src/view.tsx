@@ -129,11 +129,12 @@ function Table({ view, rows }: { view: View; rows: Rows }) {
             {newest.map((row) => (
               <tr key={view.columns.filter((c) => c.key).map((c) => String(row[c.name])).join("\n")} class={isOpen(row) ? "is-open" : ""}>
                 {view.columns.map(({ name, type }) => {
-                  const isNew = rows.changed.get(row)?.has(name);
+                  const change = rows.changed.get(row);
+                  const isNew = change?.columns.has(name);
                   return (
                     // A cell that changes is another one, so that it lights up again.
                     <td
-                      key={`${name} ${isNew ? String(row[name]) : ""}`}
+                      key={`${name} ${isNew ? change?.at : ""}`}
                       class={`${isNumeric(type) ? "num" : ""} ${isNew ? "changed" : ""} ${row[name] === null ? "null" : ""}`}
                       title={typeof row[name] === "string" ? (row[name] as string) : undefined}
                     >
