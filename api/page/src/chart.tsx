@@ -54,6 +54,10 @@ export function Chart({ data, openFrom = null, height = 240 }: Given) {
   );
 }
 
+/** Steps of the time along the axis, in seconds. */
+const STEPS = [1, 2, 5, 10, 15, 30, ...[1, 2, 5, 10, 15, 30].map((m) => m * 60), ...[1, 2, 3, 6, 12].map((h) => h * 3600)];
+const DAYS = [1, 2, 5, 10, 30, 90, 365].map((d) => d * 86_400);
+
 function options(width: number, height: number, names: string[], shade: { current: number | null }): uPlot.Options {
   const [line, text] = [colour("line"), colour("dim")];
   const axis = { stroke: text, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
@@ -66,7 +70,7 @@ function options(width: number, height: number, names: string[], shade: { curren
     fmtDate: (template) => uPlot.fmtDate(template.replace("{h}", "{HH}").replace(/\s*{aa}/, "")),
     cursor: { points: { size: 6 }, drag: { x: true, y: false } },
     axes: [
-      { ...axis, values: times, space: 70, size: 28 },
+      { ...axis, values: times, incrs: [...STEPS, ...DAYS], space: 70, size: 28 },
       { ...axis, values: (_, ticks) => ticks.map(short), size: 52 },
     ],
     series: [

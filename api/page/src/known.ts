@@ -204,7 +204,7 @@ async function letters() {
     note(error);
   }
   tell();
-  return LETTERS_MS;
+  return known.needsToken ? STAND_MS : LETTERS_MS;
 }
 
 let counted = 0;
@@ -249,7 +249,7 @@ async function windows() {
 
 /** Begins to learn. */
 export function learn() {
-  every(STAND_MS, stand);
+  every(STAND_MS, async () => (known.needsToken ? undefined : stand()));
   every(LETTERS_MS, letters);
   every(STAND_MS / 2, windows);
 }

@@ -3,6 +3,7 @@
 import { useState } from "preact/hooks";
 
 import { Console } from "./console";
+import { useKnown } from "./known";
 import { DeadLetters } from "./letters";
 import { Sources } from "./sources";
 import { Standing } from "./standing";
@@ -11,6 +12,7 @@ import { Token } from "./token";
 import { Views } from "./views";
 
 export function Page() {
+  const known = useKnown();
   const [draft, setDraft] = useState<{ sql: string } | null>(null);
   const toConsole = (sql: string) => {
     setDraft({ sql });
@@ -31,10 +33,14 @@ export function Page() {
       <Standing />
       <main>
         <Token />
-        <Sources />
-        <Views ask={toConsole} />
-        <DeadLetters />
-        <Console draft={draft} />
+        {(known.views || !known.needsToken) && (
+          <>
+            <Sources />
+            <Views ask={toConsole} />
+            <DeadLetters />
+            <Console draft={draft} />
+          </>
+        )}
       </main>
       <footer class="dim">
         Times are UTC. Also here: <a href="/api/v1/queries">/api/v1/queries</a>, <a href="/prometheus">/prometheus</a>,{" "}

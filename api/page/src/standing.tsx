@@ -68,7 +68,7 @@ function Behind() {
 function Rejected() {
   const known = useKnown();
   const label = `Lost or rejected, ${LETTERS_MINUTES} min`;
-  if (!known.rejects) return <Tile name="rejected" label={label} value={known.letters ? "> 200 000" : "–"} />;
+  if (!known.rejects || !known.views?.length) return <Tile name="rejected" label={label} value={known.letters && !known.rejects ? "too many to count" : "–"} />;
   const sum = (keep: (view: string | null, reason: string) => boolean) =>
     known.rejects?.filter((r) => keep(r.view, r.reason)).reduce((n, r) => n + Number(r.records), 0) ?? 0;
   const isLate = (reason: string) => reason.startsWith("late");
