@@ -80,7 +80,7 @@ function Rejected() {
   const parts = [`${number(rejected)} rejected`, `${number(late)} late`, ...(failed ? [`${number(failed)} failed`] : [])];
   return (
     <Tile name="rejected" label={label} value={parts.join(" · ")} mood={astray || failed ? "bad" : undefined}>
-      {astray ? `${count(astray, "record")} unaccounted for` : "0 lost: every record is accounted for"}
+      {astray ? `${count(astray, "record")} unaccounted for` : "every decoded record is accounted for"}
     </Tile>
   );
 }
