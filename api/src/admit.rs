@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tidegate_engine::settings::ApiSettings;
 
+use crate::page;
 use crate::router::problem;
 
 /// What may be asked without a token: whether it lives.
@@ -78,10 +79,11 @@ fn refusal(admission: &Admission, uri: &Uri, headers: &HeaderMap) -> Option<Resp
         origin.parse::<Uri>().ok().and_then(|origin| origin.authority().cloned()).as_ref() != addressed.authority()
     });
     let cross = headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none");
-    if foreign || cross {
+    // A link to the page may stand anywhere: it has no data.
+    if foreign || cross && uri.path() != "/" {
         return forbidden("the request comes from a page of another origin", "ask from the page that this api serves");
     }
-    if OPEN.contains(&uri.path()) || admission.has_token(headers) {
+    if OPEN.contains(&uri.path()) || page::PATHS.contains(&uri.path()) || admission.has_token(headers) {
         return None;
     }
     let told = problem(

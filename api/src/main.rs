@@ -14,6 +14,7 @@ mod generate;
 mod golden;
 mod listen;
 mod neighbour;
+mod page;
 mod postgres;
 mod router;
 mod run;

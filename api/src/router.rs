@@ -1,6 +1,7 @@
 //! What the API answers, as a table of contents, and the answers themselves.
 //!
 //! ```text
+//!  GET /, /app.js, /app.css           the page (see `page`)
 //!  GET /health                       {"ok":true}, or 503 with the reason
 //!  GET /readyz                       whether the database answers and every declared view has begun
 //!  GET /prometheus                   our own metrics, and the gauges that are declared
@@ -39,6 +40,7 @@ use tokio::runtime::Handle;
 use crate::adhoc::{AdHoc, Served};
 use crate::admit::{Admission, admit};
 use crate::declared::{self, Answers};
+use crate::page;
 use crate::sql;
 use crate::stream::{self, Streams};
 
@@ -101,6 +103,7 @@ pub fn router(
     let streams = Streams::new(store.clone(), &views);
     let shared = Arc::new(Shared { store, views, answers, gauges, registry, seconds });
     let router = Router::new()
+        .merge(page::routes())
         .merge(endpoints)
         .merge(sql::routes(adhoc.clone()))
         .merge(stream::routes(streams.clone()))

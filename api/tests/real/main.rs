@@ -17,6 +17,7 @@ mod invariants;
 mod kill_points;
 mod oracle;
 mod outages;
+mod page;
 mod postgres;
 mod random_kills;
 mod random_views;

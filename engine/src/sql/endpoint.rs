@@ -260,7 +260,7 @@ fn is_metric_name(name: &str) -> bool {
 }
 
 /// Paths that are Tidegate's own.
-const OUR_PATHS: [&str; 4] = ["/health", "/readyz", "/prometheus", "/api"];
+const OUR_PATHS: [&str; 6] = ["/health", "/readyz", "/prometheus", "/api", "/app.js", "/app.css"];
 
 /// Parses from behind `CREATE ENDPOINT`.
 pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<Endpoint> {

@@ -1,0 +1,37 @@
+//! The page in a real browser: it opens, rows change, a query is asked, an error is placed, the engine stops.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::asking::api_of;
+use crate::world::{World, repository, shared};
+
+#[test]
+fn people_see_what_is_going_on() {
+    let servers = shared();
+    let world = World::new(&servers, "page");
+    let (_api, client) = api_of(&world);
+    let mut engine = world.engine().start();
+    let _load = world.generating(&["--rate", "200", "--seed", "51"]);
+    world.wait_progress(Duration::from_secs(20));
+    let mut node = Command::new("node");
+    node.arg("test/page.test.mjs").arg(format!("http://{}", client.listen)).current_dir(repository().join("api/page"));
+    let output = node.env("ENGINE_PID", engine.pid().to_string()).output().expect("make setup installs node");
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}{error}");
+    let told: Value =
+        serde_json::from_str(out.lines().last().unwrap_or_default()).unwrap_or_else(|fault| panic!("{fault}: {out}"));
+    println!("{told}");
+    engine.stop();
+}
+
+/// What is committed is what its text makes.
+#[test]
+fn the_bundle_is_that_of_its_text() {
+    let mut npm = Command::new("npm");
+    let output = npm.args(["run", "--silent", "check"]).current_dir(repository().join("api/page")).output().unwrap();
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}");
+}
