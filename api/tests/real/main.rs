@@ -23,6 +23,7 @@ mod random_kills;
 mod random_views;
 mod recent;
 mod state_loss;
+mod stream;
 mod takeover;
 mod two_pipelines;
 mod world;
