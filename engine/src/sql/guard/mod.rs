@@ -22,6 +22,7 @@ use datafusion::sql::parser::Statement;
 use futures::executor::block_on;
 use serde::{Deserialize, Serialize};
 use sqlparser::ast::{self, Expr, Query, Value, VisitMut, VisitorMut};
+use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
@@ -300,7 +301,15 @@ fn is_window_call(token: &TokenWithSpan) -> bool {
 
 /// The tree of the tokens, with values for its parameters.
 fn read(tokens: Vec<TokenWithSpan>, filled: Filled<'_>, known: &Known<'_>) -> Result<Asked> {
-    let tokens = drop_table_keyword(tokens);
+    let mut tokens = drop_table_keyword(tokens);
+    // Tables about the pipelines have a column of that name, and no query is LATERAL VIEW.
+    for token in &mut tokens {
+        if let Token::Word(word) = &mut token.token
+            && word.keyword == Keyword::VIEW
+        {
+            word.keyword = Keyword::NoKeyword;
+        }
+    }
     if let Some(ours) = tokens.iter().find(|token| is_window_call(token)) {
         let (at, name) = (ours.span.start, &ours.token);
         let error = Error::query("TG-QUERY-FUNCTION", format!("there is no function {name}"));
@@ -484,6 +493,7 @@ mod tests {
             "SELECT window_start, count(*) FROM TUMBLE(records, ts, INTERVAL '1 minute') GROUP BY window_start",
             "SELECT * FROM TABLE(HOP(TABLE records, DESCRIPTOR(ts), INTERVAL '1' MINUTE, INTERVAL '5' MINUTE)) h",
             "WITH r AS (SELECT * FROM records) SELECT * FROM CUMULATE(r, ts, INTERVAL '1 hour', INTERVAL '1 day')",
+            "SELECT a, view FROM levels WHERE view = 'x' GROUP BY a, view",
             "SELECT row_number() OVER (PARTITION BY a ORDER BY b), extract(hour FROM ts), trim(a), a::int FROM minutes",
         ] {
             assert_eq!(code(text), "ok", "{text}");
