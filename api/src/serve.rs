@@ -74,7 +74,7 @@ fn serve(config: Option<&Path>, options: &Options, child: bool) -> Result<(), St
         let (end, mut ending) = watch::channel(false);
         let answering = match pg {
             Some(pg) => {
-                let door = Arc::new(Door::new(adhoc, &settings.pgwire)?);
+                let door = Arc::new(Door::new(adhoc, &settings)?);
                 let ended = async move { drop(ending.wait_for(|ended| *ended).await) };
                 Some(tokio::spawn(postgres::serve(pg, door, ended)))
             }

@@ -383,6 +383,11 @@ impl Answer {
         }
     }
 
+    /// When it must have ended.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// Names it.
     pub fn id(&self) -> Uuid {
         self.registered.id

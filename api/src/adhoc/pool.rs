@@ -217,11 +217,25 @@ impl Pool {
         // Head, end, and the batches of the window: the worker sends no more before it is asked to.
         let (pieces, answer) = mpsc::channel(WINDOW + 2);
         let running = Running { pieces, snapshot: OnceCell::new(), limit, scans: Mutex::default() };
+        // One that is too long for a frame has no answer.
+        let frame = match wire::frame(&ToWorker::Run { query, ask }, &[]) {
+            Ok(frame) => frame,
+            Err(error) => {
+                let why = Told::new(
+                    Blame::Query,
+                    "TG-QUERY-TEXT",
+                    format!("the query and its parameters are too long: {error}"),
+                );
+                // There is room: nothing was said yet.
+                let _ = running.pieces.try_send(Piece::Failed(why));
+                return (query, answer);
+            }
+        };
         // Where it has just ended, the answer is closed, which says so.
         if let Some(queries) = worker.queries().as_mut() {
             queries.insert(query, Arc::new(running));
         }
-        worker.say(&ToWorker::Run { query, ask }, &[], None);
+        drop(worker.frames.send((frame, None)));
         (query, answer)
     }
 

@@ -307,6 +307,9 @@ const SCAN_CODES: [&str; 11] = [
 /// A frame, ready to be written.
 pub fn frame(head: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
     let head = serde_json::to_vec(head)?;
+    if head.len() > HEAD_MAX {
+        return Err(io::Error::other(format!("the head of a frame has {} bytes", head.len())));
+    }
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(io::Error::other);
     let mut frame = Vec::with_capacity(8 + head.len() + body.len());
     frame.extend(length(&head)?.to_le_bytes());

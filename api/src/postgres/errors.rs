@@ -5,9 +5,11 @@ use pgwire::messages::response::ErrorResponse;
 use crate::adhoc::wire::{Blame, Told};
 
 /// What our codes are there. The rest goes by whose turn it is.
-const STATES: [(&str, &str); 24] = [
+const STATES: [(&str, &str); 26] = [
     ("TG-API-PARAMETER", "22023"),
     ("TG-PG-CURSOR", "34000"),
+    ("TG-PG-DATABASE", "3D000"),
+    ("TG-PG-DUPLICATE", "42P05"),
     ("TG-PG-LIMIT", "53400"),
     ("TG-PG-PASSWORD", "28P01"),
     ("TG-PG-PLAINTEXT", "28000"),

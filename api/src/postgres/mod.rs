@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pgwire::messages::startup::SecretKey;
-use tidegate_engine::settings::PgWireSettings;
+use tidegate_engine::settings::Settings;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -52,6 +52,10 @@ pub struct Door {
     credentials: Credentials,
     sessions: Sessions,
     connections_max: usize,
+    /// The limits of ad-hoc queries.
+    running: usize,
+    timeout_ms: u64,
+    bytes_max: usize,
 }
 
 /// The sessions that there are, each by its number with its secret and the query that it runs.
@@ -71,9 +75,18 @@ impl Sessions {
 
 impl Door {
     /// As it is configured; an error where a certificate or a setting is wrong.
-    pub fn new(adhoc: Arc<AdHoc>, settings: &PgWireSettings) -> Result<Self, String> {
+    pub fn new(adhoc: Arc<AdHoc>, settings: &Settings) -> Result<Self, String> {
+        let (limits, settings) = (&settings.adhoc, &settings.pgwire);
         let credentials = Credentials::read(settings).map_err(|why| format!("TG-SETTING: {why}"))?;
-        Ok(Self { adhoc, credentials, sessions: Sessions::default(), connections_max: settings.connections_max })
+        Ok(Self {
+            adhoc,
+            credentials,
+            sessions: Sessions::default(),
+            connections_max: settings.connections_max,
+            running: limits.running,
+            timeout_ms: limits.timeout_ms,
+            bytes_max: limits.bytes_max,
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,8 +36,8 @@ const GSS: i32 = 80_877_104;
 /// Who may come in.
 pub struct Credentials {
     users: HashMap<String, Secret>,
-    /// Of those that there are not: so that nobody learns who there is.
-    unknown: Secret,
+    /// Makes up a salt for those that there are not, the same each time: so that nobody learns who there is.
+    unknown: [u8; 32],
     tls: Option<TlsAcceptor>,
 }
 
@@ -79,8 +80,18 @@ impl Credentials {
             }
             _ => None,
         };
-        let unknown = Secret::of(&uuid::Uuid::new_v4().to_string());
+        let unknown = rand::random();
         Ok(Self { users, unknown, tls })
+    }
+
+    /// What somebody must prove to know; of those that there are not, what nobody does.
+    fn secret(&self, user: &str) -> Secret {
+        let made_up = || {
+            let hash = blake3::keyed_hash(&self.unknown, user.as_bytes());
+            let (salt, _) = hash.as_bytes().split_at(16);
+            Secret { salt: salt.to_vec(), salted_password: rand::random::<[u8; 32]>().to_vec() }
+        };
+        self.users.get(user).cloned().unwrap_or_else(made_up)
     }
 
     /// Whether somebody must say who they are.
@@ -250,15 +261,15 @@ async fn authenticated(wire: &mut Wire, door: &Door, user: &str) -> Result<(), G
     let mechanisms = vec![SCRAM_SHA_256_METHOD.to_string()];
     wire.put(PgWireBackendMessage::Authentication(Authentication::SASL(mechanisms)))?;
     let PgWireFrontendMessage::PasswordMessageFamily(message) = wire.next().await? else { return Err(wrong()) };
-    let first = message.into_sasl_initial_response().map_err(|_| wrong())?;
+    let first = read(|| message.into_sasl_initial_response().ok()).ok_or_else(wrong)?;
     let data = first.data.filter(|_| first.auth_method == SCRAM_SHA_256_METHOD).ok_or_else(wrong)?;
-    let Secret { salt, salted_password } = credentials.users.get(user).unwrap_or(&credentials.unknown).clone();
+    let Secret { salt, salted_password } = credentials.secret(user);
     let secret = ScramSecret::SaltedPassword { salt, salted_password };
     let server = ScramServerAuth::new();
     let (reply, server) = server.on_client_first_message_with_secret(&data, secret).map_err(|_| wrong())?;
     wire.put(PgWireBackendMessage::Authentication(Authentication::SASLContinue(reply.into())))?;
     let PgWireFrontendMessage::PasswordMessageFamily(message) = wire.next().await? else { return Err(wrong()) };
-    let proof = message.into_sasl_response().map_err(|_| wrong())?;
+    let proof = read(|| message.into_sasl_response().ok()).ok_or_else(wrong)?;
     let Ok(signature) = server.on_client_final_message(&proof.data) else {
         tracing::warn!("TG-PG-PASSWORD: {} did not prove to know the password", shortened(user));
         return Err(wrong());
@@ -268,6 +279,11 @@ async fn authenticated(wire: &mut Wire, door: &Door, user: &str) -> Result<(), G
     }
     wire.put(PgWireBackendMessage::Authentication(Authentication::SASLFinal(signature.into())))?;
     wire.put(PgWireBackendMessage::Authentication(Authentication::Ok))
+}
+
+/// What the library reads of a message; nothing where that panics.
+fn read<T>(reading: impl FnOnce() -> Option<T>) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(reading)).ok().flatten()
 }
 
 /// The settings with which a client begins.

@@ -17,6 +17,7 @@ use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 use tidegate_engine::sql::guard::{Given, Parameters, Types};
 use tidegate_engine::sql::session::{Count, Kind, Spoken, statements};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::opening::Opened;
@@ -31,6 +32,11 @@ use crate::adhoc::{Answer, Request};
 /// Statements and portals that a session may have at a time.
 const STATEMENTS_MAX: usize = 1_000;
 const PORTALS_MAX: usize = 100;
+/// Bytes of them, and of a name.
+const HELD_MAX: usize = 8 << 20;
+const NAME_MAX: usize = 256;
+/// Values of lists in one Bind.
+const VALUES_MAX: usize = 10_000;
 
 /// What went wrong.
 enum Fault {
@@ -73,15 +79,19 @@ struct Portal {
     cursor: Option<Cursor>,
     /// Whether it outlives its transaction.
     hold: bool,
+    /// Of its values.
+    bytes: usize,
 }
 
 /// An answer that is read in parts.
 struct Cursor {
-    answer: Answer,
+    /// None once it has been read to its end, or was out of time: it holds a turn.
+    answer: Option<Answer>,
     columns: SchemaRef,
     /// What was read and not sent, from this row on.
     batch: Option<(RecordBatch, usize)>,
-    ended: bool,
+    /// Whether it was out of time.
+    timed_out: bool,
 }
 
 /// Forgets a session's number when it ends.
@@ -121,8 +131,13 @@ pub async fn serve(opened: Opened, door: &Door, mut ending: watch::Receiver<bool
     let (prepared, portals) = (HashMap::new(), HashMap::new());
     let mut session = Session { wire, door, pid, settings, status, prepared, portals, skips: false };
     loop {
+        let expires = session.expires();
         let message = tokio::select! {
             message = session.wire.next() => message,
+            () = until(expires) => {
+                session.expire();
+                continue;
+            }
             _ = ending.wait_for(|ending| *ending) => {
                 let why = Told::new(Blame::Wait, "TG-QUERY-WORKER", "the server ends");
                 Err(Gone::Told(why.hint("connect again")))
@@ -147,6 +162,14 @@ pub async fn serve(opened: Opened, door: &Door, mut ending: watch::Receiver<bool
     session.wire.close().await;
 }
 
+/// Waits until a time, or for ever.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 struct Session<'a> {
     wire: Wire,
     door: &'a Door,
@@ -160,7 +183,55 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
+    /// When the first of the open cursors is out of time.
+    fn expires(&self) -> Option<Instant> {
+        self.portals.values().filter_map(|portal| Some(portal.cursor.as_ref()?.answer.as_ref()?.deadline())).min()
+    }
+
+    /// Ends cursors that are out of time, which hold turns that others wait for.
+    fn expire(&mut self) {
+        for cursor in self.portals.values_mut().filter_map(|portal| portal.cursor.as_mut()) {
+            if cursor.answer.as_ref().is_some_and(|answer| answer.deadline() <= Instant::now()) {
+                (cursor.answer, cursor.batch, cursor.timed_out) = (None, None, true);
+            }
+        }
+    }
+
+    /// An error if one more cursor would leave no turn to others.
+    fn check_cursors(&self) -> Result<(), Told> {
+        let open =
+            self.portals.values().filter(|portal| portal.cursor.as_ref().is_some_and(|cursor| cursor.answer.is_some()));
+        let most = self.door.running.saturating_sub(1).max(1);
+        if open.count() >= most {
+            let why = format!("{most} cursors are open and not read to their ends, which is the limit");
+            return Err(refused("TG-PG-LIMIT", why).hint("read or close one"));
+        }
+        Ok(())
+    }
+
+    /// Bytes of statements and values that are held.
+    fn held(&self) -> usize {
+        let texts = self
+            .prepared
+            .iter()
+            .map(|(name, prepared)| name.len() + prepared.spoken.as_ref().map_or(0, |s| s.text.len()));
+        texts.sum::<usize>() + self.portals.values().map(|portal| portal.bytes).sum::<usize>()
+    }
+
+    fn check_held(&self, name: &str, more: usize) -> Result<(), Told> {
+        if name.len() > NAME_MAX {
+            return Err(refused("TG-PG-LIMIT", format!("a name has more than {NAME_MAX} bytes")));
+        }
+        if self.held() + more > HELD_MAX {
+            let why = format!("statements and values of more than {} MiB are held", HELD_MAX >> 20);
+            return Err(refused("TG-PG-LIMIT", why).hint("close some"));
+        }
+        Ok(())
+    }
+
     async fn hear(&mut self, message: PgWireFrontendMessage) -> Result<(), Gone> {
+        // What is answered to many messages at once is sent as it grows.
+        self.wire.send_much().await?;
         match message {
             PgWireFrontendMessage::Sync(_) => {
                 self.skips = false;
@@ -241,7 +312,7 @@ impl Session<'_> {
             let done = match &spoken.kind {
                 Kind::Query => match self.begin_query(&spoken.text, Parameters::new(), None).await {
                     Ok(mut cursor) => {
-                        self.put_columns(&cursor.columns.clone(), &[])?;
+                        self.put_columns(&cursor.columns.clone(), &[], false)?;
                         let sent = self.send_rows(&mut cursor, Count::All, &[], false).await;
                         match sent {
                             Ok(sent) => self.complete(format!("SELECT {sent}")),
@@ -252,7 +323,7 @@ impl Session<'_> {
                 },
                 kind => {
                     if let Some(columns) = self.columns_of(kind)? {
-                        self.put_columns(&columns, &[])?;
+                        self.put_columns(&columns, &[], false)?;
                     }
                     self.perform(&spoken, Parameters::new(), &[]).await
                 }
@@ -268,7 +339,7 @@ impl Session<'_> {
 
     /// Begins a query. `columns` are those that were told of it, if any were.
     async fn begin_query(&mut self, sql: &str, parameters: Parameters, columns: Option<SchemaRef>) -> Done<Cursor> {
-        let timeout_ms = self.settings.statement_timeout_ms();
+        let timeout_ms = self.settings.statement_timeout_ms().map(|ms| ms.min(self.door.timeout_ms));
         let request = Request { sql: sql.to_string(), parameters, limit: None, timeout_ms };
         let id = Uuid::new_v4();
         let _cancellable = Cancellable::new(self.door, self.pid, id);
@@ -282,40 +353,47 @@ impl Session<'_> {
             Some(told) => told,
             None => written_schema(&answer.schema),
         };
-        Ok(Cursor { answer, columns, batch: None, ended: false })
+        Ok(Cursor { answer: Some(answer), columns, batch: None, timed_out: false })
     }
 
     /// Sends rows, or passes over them; how many.
     async fn send_rows(&mut self, cursor: &mut Cursor, count: Count, formats: &[i16], skips: bool) -> Done<usize> {
         let binary = binaries(formats, cursor.columns.fields().len());
         let fields = i16::try_from(binary.len()).map_err(|error| refused("TG-INTERNAL", error.to_string()))?;
+        if cursor.timed_out {
+            let why =
+                Told::new(Blame::Query, "TG-QUERY-TIMEOUT", "the cursor was open for longer than a query may take");
+            return Err(why.hint("read it at once, or ask for less").into());
+        }
+        let _cancellable = cursor.answer.as_ref().map(|answer| Cancellable::new(self.door, self.pid, answer.id()));
         let (mut sent, mut bytes) = (0, 0usize);
-        let most = cursor.answer.bytes_max().saturating_mul(2);
         while count == Count::All || matches!(count, Count::Rows(most) if sent < most) {
             if cursor.batch.as_ref().is_none_or(|(batch, row)| *row >= batch.num_rows()) {
-                if cursor.ended {
-                    break;
-                }
-                let _cancellable = Cancellable::new(self.door, self.pid, cursor.answer.id());
-                let Some(batch) = self.wire.wait(cursor.answer.next()).await?? else {
-                    (cursor.ended, cursor.batch) = (true, None);
-                    if cursor.answer.truncated {
-                        let why = format!("the answer has more than {} rows", cursor.answer.rows_max());
-                        return Err(refused("TG-QUERY-ROWS", why).hint("add LIMIT, or ask for less").into());
+                cursor.batch = None;
+                let Some(answer) = &mut cursor.answer else { break };
+                match self.wire.wait(answer.next()).await? {
+                    Ok(Some(batch)) => cursor.batch = Some((as_written(&batch, &mut cursor.columns)?, 0)),
+                    Ok(None) => {
+                        let cut =
+                            answer.truncated.then(|| format!("the answer has more than {} rows", answer.rows_max()));
+                        cursor.answer = None;
+                        if let Some(why) = cut {
+                            return Err(refused("TG-QUERY-ROWS", why).hint("add LIMIT, or ask for less").into());
+                        }
+                        break;
                     }
-                    break;
-                };
-                let batch = as_written(&batch, &cursor.columns).map_err(|_| {
-                    refused("TG-PG-RESULT", "the types of a prepared statement's columns have changed")
-                        .hint("prepare it again")
-                })?;
-                cursor.batch = Some((batch, 0));
+                    Err(why) => {
+                        cursor.answer = None;
+                        return Err(why.into());
+                    }
+                }
             }
             let Some((batch, row)) = &mut cursor.batch else { break };
             if !skips {
                 let mut data = BytesMut::with_capacity(64);
                 write_row(batch, *row, &binary, &mut data)?;
                 bytes += data.len();
+                let most = self.door.bytes_max.saturating_mul(2);
                 if bytes > most {
                     let why = format!("the answer has more than {} MiB", most >> 20);
                     return Err(refused("TG-QUERY-BYTES", why).hint("select fewer columns, or add LIMIT").into());
@@ -323,17 +401,32 @@ impl Session<'_> {
                 self.wire.put(PgWireBackendMessage::DataRow(DataRow::new(data, fields)))?;
             }
             (*row, sent) = (*row + 1, sent + 1);
-            self.wire.send_much().await?;
+            // Whoever reads too slowly for its query is cut off: a part of a message cannot be taken back.
+            match cursor.answer.as_ref().map(Answer::deadline) {
+                Some(deadline) => {
+                    tokio::time::timeout_at(deadline, self.wire.send_much()).await.map_err(|_| Gone::Silent)??
+                }
+                None => self.wire.send_much().await?,
+            }
         }
         Ok(sent)
     }
 
-    fn put_columns(&mut self, columns: &Schema, formats: &[i16]) -> Done {
+    /// Tells the columns; of a statement with parameters the digits of its decimals are not known before it is asked.
+    fn put_columns(&mut self, columns: &Schema, formats: &[i16], open: bool) -> Done {
         let binary = binaries(formats, columns.fields().len());
         let fields = columns.fields().iter().zip(binary).map(|(field, binary)| {
             let known = pg_type(field.data_type());
             let name = field.name().replace('\0', " ");
-            FieldDescription::new(name, 0, 0, known.oid, known.size, known.modifier, i16::from(binary))
+            FieldDescription::new(
+                name,
+                0,
+                0,
+                known.oid,
+                known.size,
+                if open { -1 } else { known.modifier },
+                i16::from(binary),
+            )
         });
         Ok(self.wire.put(PgWireBackendMessage::RowDescription(RowDescription::new(fields.collect())))?)
     }
@@ -424,6 +517,7 @@ impl Session<'_> {
                     let why = refused("TG-PG-CURSOR", "a cursor lives in a transaction");
                     return Err(why.hint("BEGIN one, or declare it WITH HOLD").into());
                 }
+                self.check_cursors()?;
                 let text = spoken.text.get(*query..).unwrap_or_default();
                 let cursor = self.begin_query(text, parameters, None).await?;
                 let columns = Some(cursor.columns.clone());
@@ -434,6 +528,7 @@ impl Session<'_> {
                     formats: Vec::new(),
                     cursor: Some(cursor),
                     hold: *hold,
+                    bytes: 0,
                 };
                 self.add_portal(name, portal)?;
                 self.complete("DECLARE CURSOR")
@@ -466,6 +561,7 @@ impl Session<'_> {
             let why = format!("there are {STATEMENTS_MAX} prepared statements, which is the limit");
             return Err(refused("TG-PG-LIMIT", why).hint("DEALLOCATE some").into());
         }
+        self.check_held(&name, parse.query.len())?;
         let mut all = statements(&parse.query).map_err(Told::from)?;
         let spoken = all.pop();
         if !all.is_empty() {
@@ -527,8 +623,14 @@ impl Session<'_> {
         let parameters = parameters.collect::<Result<HashMap<String, Given>, Told>>()?;
         let name = bind.portal_name.unwrap_or_default();
         self.portals.remove("").filter(|_| !name.is_empty()).into_iter().for_each(drop);
+        let lists = parameters.values().map(|given| if let Given::List(values) = given { values.len() } else { 0 });
+        if lists.sum::<usize>() > VALUES_MAX {
+            return Err(refused("TG-PG-LIMIT", format!("the lists have more than {VALUES_MAX} values")).into());
+        }
+        let bytes = bind.parameters.iter().flatten().map(|bytes| bytes.len()).sum();
+        self.check_held(&name, bytes)?;
         let formats = bind.result_column_format_codes;
-        self.add_portal(&name, Portal { prepared, parameters, formats, cursor: None, hold: false })?;
+        self.add_portal(&name, Portal { prepared, parameters, formats, cursor: None, hold: false, bytes })?;
         Ok(self.wire.put(PgWireBackendMessage::BindComplete(BindComplete::new()))?)
     }
 
@@ -561,7 +663,7 @@ impl Session<'_> {
             (None, None) => None,
         };
         match columns {
-            Some(columns) => self.put_columns(&columns, &formats),
+            Some(columns) => self.put_columns(&columns, &formats, !prepared.types.is_empty()),
             None => Ok(self.wire.put(PgWireBackendMessage::NoData(NoData::new()))?),
         }
     }

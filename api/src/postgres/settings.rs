@@ -57,6 +57,9 @@ const FIXED: [&str; 12] = [
     "timezone",
 ];
 
+/// Characters of a value that are kept: the longest name has fewer.
+const VALUE_MAX: usize = 200;
+
 /// The settings of a session.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
@@ -88,12 +91,15 @@ impl SessionSettings {
         let name = name.to_lowercase();
         let told = KNOWN.iter().find(|(known, ..)| *known == name).map(|(_, _, told)| *told);
         // Those of an extension have a dot, and are nobody's here.
-        let Some(told) = told.or(name.contains('.').then_some(false)) else {
+        if told.is_none() && name.contains('.') {
+            return Ok(None);
+        }
+        let Some(told) = told else {
             let error = refused("TG-PG-SETTING", format!("there is no setting {name}"));
             return Err(error.hint("SHOW ALL is not answered; what changes an answer is in docs/configuration.md"));
         };
         let first = self.first.get(&name).cloned().unwrap_or_default();
-        let value = value.map_or(first, str::to_string);
+        let value: String = value.map_or(first, str::to_string).chars().take(VALUE_MAX).collect();
         self.check(&name, &value)?;
         let value =
             if FIXED.contains(&name.as_str()) { self.now.get(&name).cloned().unwrap_or_default() } else { value };

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::compute::cast;
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, IntervalUnit, Schema, SchemaRef, TimeUnit};
-use arrow::error::ArrowError;
 use tidegate_engine::sql::guard::Type;
 pub use tidegate_engine::sql::pg::types::{of_list, oid, pg_type};
+
+use crate::adhoc::wire::{Blame, Told};
 
 /// The few forms of a column that are written, one for each type of clients.
 fn written(data_type: &DataType) -> DataType {
@@ -16,7 +17,8 @@ fn written(data_type: &DataType) -> DataType {
         DataType::UInt16 => DataType::Int32,
         DataType::UInt32 => DataType::Int64,
         DataType::Float16 => DataType::Float32,
-        DataType::UInt64 => DataType::Decimal128(20, 0),
+        // Counts, which are not that great.
+        DataType::UInt64 => DataType::Int64,
         DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
             DataType::Decimal128(*precision, *scale)
         }
@@ -40,12 +42,26 @@ pub fn written_schema(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().iter().map(of).collect::<Vec<_>>()))
 }
 
-/// Rows in the forms of such a schema.
-pub fn as_written(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    let columns = batch.columns().iter().zip(schema.fields());
-    let columns = columns.map(|(column, field)| cast(column, field.data_type())).collect::<Result<Vec<_>, _>>()?;
-    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(schema.clone(), columns, &options)
+/// Rows in the forms of such a schema, but for the digits of decimals, which are those that they have: an error where the types
+/// have changed, or a value does not fit.
+pub fn as_written(batch: &RecordBatch, schema: &mut SchemaRef) -> Result<RecordBatch, Told> {
+    let own = written_schema(&batch.schema());
+    let same = |told: &DataType, own: &DataType| {
+        told == own || pg_type(told).oid == oid::NUMERIC && pg_type(own).oid == oid::NUMERIC
+    };
+    let differs = own.fields().iter().zip(schema.fields()).any(|(own, told)| !same(told.data_type(), own.data_type()));
+    if differs || own.fields().len() != schema.fields().len() {
+        let why = Told::new(Blame::Query, "TG-PG-RESULT", "the columns of a prepared statement have changed");
+        return Err(why.hint("prepare it again"));
+    }
+    *schema = own.clone();
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let columns = batch.columns().iter().zip(own.fields());
+    let columns = columns.map(|(column, field)| cast_with_options(column, field.data_type(), &strict));
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let written = columns.collect::<Result<Vec<_>, _>>();
+    let written = written.and_then(|columns| RecordBatch::try_new_with_options(own, columns, &options));
+    written.map_err(|error| Told::new(Blame::Query, "TG-QUERY-DATA", error.to_string()))
 }
 
 /// The type of a parameter as the guard knows it, by its number.

@@ -54,7 +54,7 @@ pub struct Wire {
 impl Wire {
     /// Of which nothing was read but this.
     pub fn new(stream: Box<dyn Stream>, read: &[u8]) -> Self {
-        let mut context = DecodeContext::new(ProtocolVersion::PROTOCOL3_0);
+        let mut context = DecodeContext::new(ProtocolVersion::PROTOCOL3_2);
         context.awaiting_frontend_ssl = false;
         let (stream, input) = (Pin::from(stream), BytesMut::from(read));
         Self { stream, input, output: BytesMut::new(), context, message_max: UNKNOWN_MAX }
@@ -128,7 +128,11 @@ impl Wire {
 
     /// Writes a message; it is sent with others.
     pub fn put(&mut self, message: PgWireBackendMessage) -> Result<(), Gone> {
-        message.encode(&mut self.output).map_err(|error| Gone::Told(refused("TG-INTERNAL", error.to_string())))
+        let before = self.output.len();
+        message.encode(&mut self.output).map_err(|error| {
+            self.output.truncate(before);
+            Gone::Told(refused("TG-INTERNAL", error.to_string()))
+        })
     }
 
     /// Sends what was written, if it is much.

@@ -955,9 +955,6 @@ select string_agg(word, ',') from pg_catalog.pg_get_keywords() where word <> ALL
 SELECT c.oid, a.attnum, a.attname, c.relname, n.nspname, a.attnotnull OR (t.typtype = 'd' AND t.typnotnull), a.attidentity != '' OR pg_catalog.pg_get_expr(d.adbin, d.adrelid) LIKE '%nextval(%' FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON (c.relnamespace = n.oid) JOIN pg_catalog.pg_attribute a ON (c.oid = a.attrelid) JOIN pg_catalog.pg_type t ON (a.atttypid = t.oid) LEFT JOIN pg_catalog.pg_attrdef d ON (d.adrelid = a.attrelid AND d.adnum = a.attnum) JOIN (SELECT 16385 AS oid , 1 AS attnum UNION ALL SELECT 16385, 4) vals ON (c.oid = vals.oid AND a.attnum = vals.attnum) where c.oid in (16385)
 ;;
 -- pgJDBC 42.7.14: array/unknown type
-select current_schemas(true), indkey, relacl, oid::regclass, stxkind from pg_class left join pg_index on indexrelid=oid left join pg_statistic_ext x on false limit 1
-;;
--- pgJDBC 42.7.14: array/unknown type
 select current_schemas(true), indkey, relacl, indrelid::regclass from pg_class left join pg_index on indexrelid=oid where indkey is not null limit 1
 ;;
 -- pgJDBC 42.7.14: array/unknown type

@@ -628,7 +628,7 @@ fn odd_messages_cost_their_connection_and_nothing_else() {
         ("SAVEPOINT a; RELEASE a; ROLLBACK TO a", ""),
         ("SET SESSION AUTHORIZATION postgres", "25006"),
         ("SET no_such_setting = 1", "42704"),
-        ("SET server_version = '99'", ""),
+        ("SET server_version = '99'", "22023"),
         ("LISTEN a", "25006"),
         ("COPY stream_state TO STDOUT", "25006"),
         ("DECLARE c CURSOR FOR SELECT 1", "34000"),

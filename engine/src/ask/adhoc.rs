@@ -29,7 +29,7 @@ use super::table::{self, ViewTable};
 use super::{pinned, settled};
 use crate::archive::{Files, ReadOnly};
 use crate::error::{Error, Result};
-use crate::sql::guard::{Asked, Known};
+use crate::sql::guard::{Asked, Known, Type};
 use crate::sql::planned::Table;
 use crate::sql::question::session_config;
 use crate::sql::{window, window_udfs};
@@ -122,7 +122,8 @@ pub async fn describe(
     let told = |error| failed(&error, limits.memory, &archive);
     let types = plan.get_parameter_types().map_err(told)?;
     let parameters = (1..=asked.open()).map(|number| {
-        let known = types.get(&format!("${number}")).cloned().flatten();
+        let known = asked.open_type(number).map(Type::data_type);
+        let known = known.or_else(|| types.get(&format!("${number}")).cloned().flatten());
         let list = |of: DataType| DataType::List(Arc::new(Field::new("item", of, true)));
         if asked.is_list(number) { Some(list(known.unwrap_or(DataType::Utf8))) } else { known }
     });

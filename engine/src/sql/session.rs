@@ -85,9 +85,17 @@ pub enum Kind {
     Unlisten,
 }
 
+/// The most statements of a text.
+const STATEMENTS_MAX: usize = 500;
+
 /// The statements of a text.
 pub fn statements(text: &str) -> Result<Vec<Spoken>> {
     let tokens = guard::tokens(text)?;
+    let count = tokens.iter().filter(|token| token.token == Token::SemiColon).count();
+    if count > STATEMENTS_MAX {
+        let why = format!("the text has more than {STATEMENTS_MAX} statements");
+        return Err(Error::query("TG-QUERY-STATEMENTS", why).hint("send them in several texts"));
+    }
     let of = tokens.split(|token| token.token == Token::SemiColon).filter(|tokens| !tokens.is_empty());
     of.map(|tokens| {
         let place = |location: Option<Location>| location.map_or(0, |location| offset(text, location));

@@ -16,12 +16,13 @@ mod tree;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
+use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 use futures::executor::block_on;
 use serde::{Deserialize, Serialize};
-use sqlparser::ast::{self, Expr, Query, Value, VisitMut, VisitorMut};
+use sqlparser::ast::{self, Expr, LimitClause, Query, Value, VisitMut, VisitorMut};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Token, TokenWithSpan};
@@ -31,6 +32,7 @@ use super::explain::{self, Relation};
 use super::names;
 use super::names::Named;
 use super::pg;
+use super::source::event_time_type;
 use super::text::{DIALECT, drop_table_keyword};
 use super::view;
 use crate::error::{Error, Result};
@@ -87,6 +89,46 @@ pub enum Type {
 }
 
 impl Type {
+    /// As the query engine has it.
+    pub fn data_type(self) -> DataType {
+        match self {
+            Self::Boolean => DataType::Boolean,
+            Self::BigInt => DataType::Int64,
+            Self::Double => DataType::Float64,
+            Self::Decimal(scale) => DataType::Decimal128(38, scale as i8),
+            Self::Instant => event_time_type(),
+            Self::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
+            Self::Date => DataType::Date32,
+            Self::Time => DataType::Time64(TimeUnit::Microsecond),
+            Self::Text => DataType::Utf8,
+        }
+    }
+
+    /// Of a type as it is written.
+    fn of_sql(written: &ast::DataType) -> Option<Self> {
+        use ast::DataType as Sql;
+        Some(match written {
+            Sql::Boolean | Sql::Bool => Self::Boolean,
+            Sql::SmallInt(_)
+            | Sql::Int(_)
+            | Sql::Integer(_)
+            | Sql::BigInt(_)
+            | Sql::Int2(_)
+            | Sql::Int4(_)
+            | Sql::Int8(_) => Self::BigInt,
+            Sql::Real | Sql::Float4 | Sql::Float8 | Sql::Float(_) | Sql::Double(_) | Sql::DoublePrecision => {
+                Self::Double
+            }
+            Sql::Decimal(_) | Sql::Numeric(_) | Sql::Dec(_) => Self::Decimal(10),
+            Sql::Timestamp(_, ast::TimezoneInfo::None | ast::TimezoneInfo::WithoutTimeZone) => Self::Timestamp,
+            Sql::Timestamp(..) => Self::Instant,
+            Sql::Date => Self::Date,
+            Sql::Time(..) => Self::Time,
+            Sql::Varchar(_) | Sql::Text | Sql::String(_) | Sql::Char(_) | Sql::Character(_) => Self::Text,
+            _ => return None,
+        })
+    }
+
     fn sql(self) -> ast::DataType {
         match self {
             Self::Boolean => ast::DataType::Boolean,
@@ -107,7 +149,8 @@ impl Given {
         match self {
             Self::Null | Self::Boolean(_) | Self::Of(_, None) => 0,
             Self::Number(text) | Self::Text(text) | Self::Of(_, Some(text)) => text.len(),
-            Self::List(values) => values.iter().map(Self::len).sum(),
+            // Each is an expression, whatever is in it.
+            Self::List(values) => values.iter().map(|value| 32 + value.len()).sum(),
         }
     }
 
@@ -162,9 +205,19 @@ pub struct Asked {
     query: Box<Query>,
     explain: bool,
     hidden: bool,
-    open: usize,
-    lists: BTreeSet<usize>,
+    open: Open,
     of_catalog: bool,
+}
+
+/// Parameters that have no value yet.
+#[derive(Debug, Clone, Default)]
+struct Open {
+    /// The greatest number.
+    count: usize,
+    /// Those that stand behind `= ANY`.
+    lists: BTreeSet<usize>,
+    /// The types of those that are cast, or stand where only a number can.
+    types: Types,
 }
 
 impl Asked {
@@ -175,12 +228,17 @@ impl Asked {
 
     /// How many parameters have no value yet.
     pub fn open(&self) -> usize {
-        self.open
+        self.open.count
+    }
+
+    /// The type that the text gives to an open parameter.
+    pub fn open_type(&self, parameter: usize) -> Option<Type> {
+        self.open.types.get(&parameter).copied()
     }
 
     /// Whether an open parameter is a list: it was put as one of its values.
     pub fn is_list(&self, parameter: usize) -> bool {
-        self.lists.contains(&parameter)
+        self.open.lists.contains(&parameter)
     }
 
     /// Whether its plan is asked for, and no rows.
@@ -316,8 +374,8 @@ fn read(tokens: Vec<TokenWithSpan>, filled: Filled<'_>, known: &Known<'_>) -> Re
         return Err(error.hint("write TUMBLE, HOP or CUMULATE in FROM").at(FILE, at.line, at.column));
     }
     let hidden = hidden::named(&tokens);
-    let of_catalog = known.catalog.is_some() && pg::mentions(&tokens);
-    let mut opened = (0, BTreeSet::new());
+    let of_catalog = known.catalog.is_some_and(|Catalog(names)| pg::mentions(&tokens, names));
+    let mut opened = Open::default();
     let places: Vec<(u64, u64)> = tokens.iter().map(|token| (token.span.start.line, token.span.start.column)).collect();
     let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(tokens);
     let parsed = parser.parse_statement();
@@ -357,24 +415,47 @@ fn read(tokens: Vec<TokenWithSpan>, filled: Filled<'_>, known: &Known<'_>) -> Re
     }
     view::plain_windows(&mut query, FILE, view::Windowing::Rows)?;
     tree::walk(&query, known)?;
-    let (open, mut lists) = fill(&mut query, filled)?;
-    lists.extend(opened.1);
-    Ok(Asked { query, explain, hidden, open: open.max(opened.0), lists, of_catalog: catalog.is_some() })
+    let mut open = fill(&mut query, filled)?;
+    open.count = open.count.max(opened.count);
+    open.lists.extend(opened.lists);
+    open.types.extend(opened.types);
+    Ok(Asked { query, explain, hidden, open, of_catalog: catalog.is_some() })
 }
 
 /// Puts values where parameters stand; how many stay open.
-fn fill(query: &mut Query, with: Filled<'_>) -> Result<(usize, BTreeSet<usize>)> {
-    let mut filling = Filling { with, bytes: 0, open: 0, lists: BTreeSet::new() };
+fn fill(query: &mut Query, with: Filled<'_>) -> Result<Open> {
+    let mut filling = Filling { with, bytes: 0, open: Open::default() };
     match VisitMut::visit(query, &mut filling) {
         ControlFlow::Break(error) => Err(error),
-        ControlFlow::Continue(()) => Ok((filling.open, filling.lists)),
+        ControlFlow::Continue(()) => Ok(filling.open),
+    }
+}
+
+/// Whether a value is one of these, or none of them.
+fn one_of(left: Box<Expr>, list: Vec<Expr>, negated: bool) -> Expr {
+    if list.is_empty() { Given::Boolean(negated).expr() } else { Expr::InList { expr: left, list, negated } }
+}
+
+/// The values of a list that is written as a text: `'{a,b}'`.
+fn written_list(expr: &Expr) -> Option<Vec<String>> {
+    match expr {
+        Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => written_list(inner),
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => {
+                let inner = text.trim().strip_prefix('{')?.strip_suffix('}')?;
+                let parts = inner.split(',').map(|part| part.trim().trim_matches('"').to_string());
+                Some(if inner.trim().is_empty() { Vec::new() } else { parts.collect() })
+            }
+            _ => None,
+        },
+        _ => None,
     }
 }
 
 /// The number of a parameter.
 fn parameter(expr: &Expr) -> Option<usize> {
     match expr {
-        Expr::Nested(inner) => parameter(inner),
+        Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => parameter(inner),
         Expr::Value(value) => match &value.value {
             Value::Placeholder(name) => name.strip_prefix('$')?.parse().ok(),
             _ => None,
@@ -388,10 +469,7 @@ struct Filling<'a> {
     with: Filled<'a>,
     /// Bytes that have been put in: a value may stand in many places.
     bytes: usize,
-    /// The greatest number of those that stay open.
-    open: usize,
-    /// Those that stand behind `= ANY`.
-    lists: BTreeSet<usize>,
+    open: Open,
 }
 
 /// The most parameters of a statement.
@@ -400,18 +478,61 @@ pub const PARAMETERS_MAX: usize = 1_000;
 impl VisitorMut for Filling<'_> {
     type Break = Error;
 
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        let Filled::Open(_) = self.with else { return ControlFlow::Continue(()) };
+        // Only a number is planned there.
+        let (limit, offset) = match &mut query.limit_clause {
+            Some(LimitClause::LimitOffset { limit, offset, .. }) => {
+                (limit.as_mut(), offset.as_mut().map(|offset| &mut offset.value))
+            }
+            Some(LimitClause::OffsetCommaLimit { limit, offset }) => (Some(limit), Some(offset)),
+            None => (None, None),
+        };
+        let fetch = query.fetch.as_mut().and_then(|fetch| fetch.quantity.as_mut());
+        for expr in [limit, offset, fetch].into_iter().flatten() {
+            if let Some(number) = parameter(expr) {
+                self.open.count = self.open.count.max(number);
+                self.open.types.insert(number, Type::BigInt);
+                *expr = Given::Number("1".to_string()).expr();
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
-        let (
-            Filled::Open(_),
-            Expr::AnyOp { left, compare_op: op, right, .. } | Expr::AllOp { left, compare_op: op, right },
-        ) = (self.with, &*expr)
+        if let (Filled::Open(_), Expr::Cast { expr: inner, data_type, .. }) = (self.with, &*expr)
+            && let (Some(number), Some(data_type)) = (parameter(inner), Type::of_sql(data_type))
+        {
+            self.open.types.entry(number).or_insert(data_type);
+        }
+        let (Expr::AnyOp { left, compare_op: op, right, .. } | Expr::AllOp { left, compare_op: op, right }) = &*expr
         else {
             return ControlFlow::Continue(());
         };
-        // What is compared with each of its values has their type.
-        if let Some(number) = parameter(right) {
-            self.lists.insert(number);
-            *expr = Expr::BinaryOp { left: left.clone(), op: op.clone(), right: right.clone() };
+        let of_list = matches!(
+            (&*expr, op),
+            (Expr::AnyOp { .. }, ast::BinaryOperator::Eq) | (Expr::AllOp { .. }, ast::BinaryOperator::NotEq)
+        );
+        let (left, op, negated) = (left.clone(), op.clone(), matches!(expr, Expr::AllOp { .. }));
+        match (self.with, parameter(right)) {
+            // What is compared with each of its values has their type.
+            (Filled::Open(_), Some(number)) => {
+                self.open.lists.insert(number);
+                let placeholder = Value::Placeholder(format!("${number}")).with_empty_span();
+                *expr = Expr::BinaryOp { left, op, right: Box::new(Expr::Value(placeholder)) };
+            }
+            (Filled::Values(parameters), Some(number)) if of_list => {
+                if let Some(Given::List(values)) = parameters.get(&number.to_string()) {
+                    self.bytes += 32 * values.len();
+                    *expr = one_of(left, values.iter().map(Given::expr).collect(), negated);
+                }
+            }
+            _ if of_list => {
+                if let Some(values) = written_list(right) {
+                    *expr = one_of(left, values.into_iter().map(|value| Given::Text(value).expr()).collect(), negated);
+                }
+            }
+            _ => {}
         }
         ControlFlow::Continue(())
     }
@@ -440,7 +561,7 @@ impl VisitorMut for Filling<'_> {
                     let error = Error::query("TG-SQL-PARAMETER", format!("{written} is no parameter"));
                     return refuse(error.hint(format!("write $1, $2, … up to ${PARAMETERS_MAX}")));
                 };
-                self.open = self.open.max(number);
+                self.open.count = self.open.count.max(number);
                 if let Some(data_type) = types.get(&number) {
                     *expr = Expr::Cast {
                         kind: ast::CastKind::Cast,

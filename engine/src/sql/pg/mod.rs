@@ -14,9 +14,9 @@ pub mod types;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    AccessExpr, BinaryOperator, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
-    JoinOperator, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, Subscript, TableFactor, Value,
-    VisitMut, VisitorMut,
+    AccessExpr, BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, Ident, JoinOperator, ObjectName, ObjectNamePart, Query, Select,
+    SelectItem, SetExpr, Subscript, TableFactor, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Token, TokenWithSpan};
@@ -50,38 +50,81 @@ pub trait Names: Sync {
     fn is_number(&self, column: &str) -> bool;
 }
 
-/// Words by which a statement shows that it is about the catalog.
-const WORDS: [&str; 14] = [
-    "information_schema",
+/// Functions by which a statement shows that it is about the catalog, beside those that begin with `pg_`.
+const CALLS: [&str; 20] = [
     "version",
     "current_database",
     "current_schema",
     "current_schemas",
     "current_setting",
     "set_config",
-    "current_user",
-    "session_user",
-    "current_catalog",
-    "current_role",
     "to_regtype",
     "to_regclass",
     "quote_ident",
+    "format_type",
+    "obj_description",
+    "col_description",
+    "shobj_description",
+    "has_schema_privilege",
+    "has_table_privilege",
+    "has_database_privilege",
+    "has_column_privilege",
+    "has_any_column_privilege",
+    "has_function_privilege",
+    "has_sequence_privilege",
 ];
 
-/// Whether a statement is about the catalog.
-pub fn mentions(tokens: &[TokenWithSpan]) -> bool {
-    tokens.iter().any(|token| match &token.token {
-        Token::Word(word) => {
-            let word = word.value.to_lowercase();
-            word.starts_with("pg_") || WORDS.contains(&word.as_str())
-        }
-        _ => false,
+/// Words that are calls without brackets.
+const NAMES: [&str; 4] = ["current_user", "session_user", "current_catalog", "current_role"];
+
+/// Whether a statement is about the catalog: it calls a function of it, or names one of its tables.
+pub fn mentions(tokens: &[TokenWithSpan], names: &dyn Names) -> bool {
+    let word = |at: usize| match tokens.get(at).map(|token| &token.token) {
+        Some(Token::Word(word)) if word.quote_style.is_none() => word.value.to_lowercase(),
+        Some(Token::Word(word)) => word.value.clone(),
+        _ => String::new(),
+    };
+    let is = |at: usize, expected: &Token| tokens.get(at).is_some_and(|token| token.token == *expected);
+    (0..tokens.len()).any(|at| {
+        let word = word(at);
+        let calls = is(at + 1, &Token::LParen) && (word.starts_with("pg_") || CALLS.contains(&word.as_str()));
+        let names_schema = is(at + 1, &Token::Period) && SCHEMAS.contains(&word.as_str());
+        // What is a part of a name, or given as one, is a column.
+        let alone = (at == 0 || !is(at - 1, &Token::Period)) && !is(at + 1, &Token::Period);
+        let names_table = word.starts_with("pg_") && alone && names.table("pg_catalog", &word).is_some();
+        calls || names_schema || names_table || alone && NAMES.contains(&word.as_str())
     })
+}
+
+/// Whether all tables that a statement reads are the catalog's, or its own.
+fn reads_only_catalog(query: &Query, names: &dyn Names) -> bool {
+    struct Reading<'a>(&'a dyn Names, Vec<String>);
+    impl Visitor for Reading<'_> {
+        type Break = ();
+
+        fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+            self.1.extend(query.with.iter().flat_map(|with| &with.cte_tables).map(|cte| normal(&cte.alias.name)));
+            ControlFlow::Continue(())
+        }
+
+        fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+            let TableFactor::Table { name, args: None, .. } = factor else { return ControlFlow::Continue(()) };
+            let parts: Vec<String> = name.0.iter().filter_map(ObjectNamePart::as_ident).map(normal).collect();
+            let known = match parts.as_slice() {
+                [table] => self.1.contains(table) || self.0.table("pg_catalog", table).is_some(),
+                [schema, table] => self.0.table(schema, table).is_some(),
+                _ => false,
+            };
+            if known { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        }
+    }
+    Visit::visit(query, &mut Reading(names, Vec::new())).is_continue()
 }
 
 /// Makes a statement plain.
 pub fn make_plain(query: &mut Query, names: &dyn Names) -> Result<()> {
-    let mut plain = Plain { names };
+    let whole = reads_only_catalog(query, names);
+    let mut plain = Plain { names, whole };
     match VisitMut::visit(query, &mut plain) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
@@ -90,24 +133,53 @@ pub fn make_plain(query: &mut Query, names: &dyn Names) -> Result<()> {
 
 struct Plain<'a> {
     names: &'a dyn Names,
+    /// Whether all of it is of the catalog. What people ask about their own tables means what it says: only calls are
+    /// replaced in it.
+    whole: bool,
 }
 
-/// An expression that is written here.
-fn written(text: &str) -> Expr {
-    let parsed = Parser::new(&DIALECT).try_with_sql(text).and_then(|mut parser| parser.parse_expr());
-    parsed.unwrap_or_else(|_| Expr::Value(Value::Null.with_empty_span()))
+// Expressions are made as trees and never as texts: what somebody gave as a value stands in them.
+
+fn value(value: Value) -> Expr {
+    Expr::Value(value.with_empty_span())
 }
 
-fn text(value: &str) -> Expr {
-    Expr::Value(Value::SingleQuotedString(value.to_string()).with_empty_span())
+fn text(of: &str) -> Expr {
+    value(Value::SingleQuotedString(of.to_string()))
 }
 
-fn number(value: i64) -> Expr {
-    written(&value.to_string())
+fn number(of: i64) -> Expr {
+    value(Value::Number(of.to_string(), false))
 }
 
-fn null(of: &str) -> Expr {
-    written(&format!("CAST(NULL AS {of})"))
+fn flag(of: bool) -> Expr {
+    value(Value::Boolean(of))
+}
+
+fn cast(expr: Expr, data_type: DataType) -> Expr {
+    Expr::Cast { kind: CastKind::Cast, expr: Box::new(expr), data_type, array: false, format: None }
+}
+
+fn null(of: DataType) -> Expr {
+    cast(value(Value::Null), of)
+}
+
+const TEXT: DataType = DataType::Varchar(None);
+const NUMBER: DataType = DataType::BigInt(None);
+
+fn called(name: &str, arguments: Vec<Expr>) -> Expr {
+    let args = arguments.into_iter().map(|argument| FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))).collect();
+    let list = FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() };
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(list),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
 }
 
 /// The last part of a name, in small letters unless it is quoted.
@@ -138,8 +210,27 @@ fn arguments(function: &Function) -> Vec<Expr> {
     plain.collect()
 }
 
-const AGGREGATES: [&str; 8] = ["count", "min", "max", "sum", "string_agg", "array_agg", "bool_and", "bool_or"];
+const AGGREGATES: [&str; 9] = ["avg", "count", "min", "max", "sum", "string_agg", "array_agg", "bool_and", "bool_or"];
 
+/// Whether an expression is an aggregate, or has one in it.
+fn has_aggregate(expr: &Expr) -> bool {
+    struct Looking;
+    impl Visitor for Looking {
+        type Break = ();
+
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            match expr {
+                Expr::Function(call) if call.over.is_none() && AGGREGATES.contains(&last(&call.name).as_str()) => {
+                    ControlFlow::Break(())
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    Visit::visit(expr, &mut Looking).is_break()
+}
+
+/// Whether it is one and nothing else: over nothing it has one row, of NULL or 0.
 fn is_aggregate(expr: &Expr) -> bool {
     match expr {
         Expr::Function(function) => function.over.is_none() && AGGREGATES.contains(&last(&function.name).as_str()),
@@ -231,9 +322,12 @@ impl Plain<'_> {
                 count => format!("{name}_{count}"),
             };
             seen.push(name);
+            if one_row && !is_aggregate(expr) {
+                return None;
+            }
             let is_count = one_row && matches!(expr, Expr::Function(function) if last(&function.name) == "count");
-            let value = if is_count { "0" } else { "CAST(NULL AS VARCHAR)" };
-            columns.push(format!("{value} AS {}", Ident::with_quote('"', unique)));
+            let shown = if is_count { "0" } else { "CAST(NULL AS VARCHAR)" };
+            columns.push(format!("{shown} AS {}", Ident::with_quote('"', unique)));
         }
         let end = if one_row { "" } else { " WHERE false" };
         selected(&format!("SELECT {}{end}", columns.join(", ")))
@@ -248,7 +342,7 @@ impl Plain<'_> {
             _ => false,
         }) && select.to_string().contains("search_path");
         if unfolds_path {
-            if let Some(path) = selected("SELECT 'public' AS s") {
+            if let Some(path) = selected(PATH) {
                 *select = path;
             }
             return;
@@ -305,6 +399,11 @@ impl Plain<'_> {
     }
 
     fn call(&self, function: &mut Function) -> Result<Option<Expr>> {
+        // Functions over lists mean what they say where there are lists.
+        let own = ["array_to_string", "array_length", "array_upper", "array_lower", "string_to_array", "array"];
+        if !self.whole && own.contains(&last(&function.name).as_str()) {
+            return Ok(None);
+        }
         let name = last(&function.name);
         let schema = function.name.0.first().and_then(ObjectNamePart::as_ident).map(normal).unwrap_or_default();
         if function.name.0.len() > 1 && SCHEMAS.contains(&schema.as_str()) {
@@ -330,10 +429,13 @@ impl Plain<'_> {
                     _ => "",
                 }))
             }
-            "pg_table_is_visible" => first.map(|of| written(&format!("(({of}) < {UNSEEN})"))),
-            "pg_type_is_visible" | "pg_function_is_visible" | "pg_collation_is_visible" => Some(written("true")),
-            "pg_relation_is_publishable" | "pg_is_in_recovery" => Some(written("false")),
-            name if name.starts_with("has_") && name.ends_with("_privilege") => Some(written("true")),
+            "pg_table_is_visible" => first.map(|of| {
+                let (left, right) = (Box::new(Expr::Nested(Box::new(of))), Box::new(number(UNSEEN)));
+                Expr::Nested(Box::new(Expr::BinaryOp { left, op: BinaryOperator::Lt, right }))
+            }),
+            "pg_type_is_visible" | "pg_function_is_visible" | "pg_collation_is_visible" => Some(flag(true)),
+            "pg_relation_is_publishable" | "pg_is_in_recovery" => Some(flag(false)),
+            name if name.starts_with("has_") && name.ends_with("_privilege") => Some(flag(true)),
             "pg_encoding_to_char" => Some(text("UTF8")),
             "pg_backend_pid" => Some(number(1)),
             "to_regtype" | "to_regclass" => {
@@ -341,18 +443,18 @@ impl Plain<'_> {
                     "to_regtype" => types::by_name(&text).map(i64::from),
                     _ => self.names.relation(&text),
                 });
-                Some(known.map_or_else(|| null("BIGINT"), number))
+                Some(known.map_or_else(|| null(NUMBER), number))
             }
             "format_type" => match given.as_slice() {
-                [of] => Some(written(&format!("tidegate_format_type({of}, -1)"))),
+                [of] => Some(called("tidegate_format_type", vec![of.clone(), number(-1)])),
                 _ => renamed("tidegate_format_type", function),
             },
             "quote_ident" => renamed("tidegate_quote_ident", function),
-            "array" => Some(null("VARCHAR")),
+            "array" => Some(null(TEXT)),
             "parse_ident" | "string_to_array" => None,
             "array_length" | "array_upper" | "array_lower" => first.map(|of| match parts(&of) {
                 Some(parts) => number(if name == "array_lower" { 1 } else { parts.len() as i64 }),
-                None => null("BIGINT"),
+                None => null(NUMBER),
             }),
             "pg_size_pretty"
             | "pg_get_expr"
@@ -369,11 +471,9 @@ impl Plain<'_> {
             | "array_to_string"
             | "json_build_object"
             | "pg_get_statisticsobjdef_columns"
-            | "pg_tablespace_location" => Some(null("VARCHAR")),
-            "pg_table_size" | "pg_total_relation_size" | "pg_relation_size" | "pg_database_size" => {
-                Some(null("BIGINT"))
-            }
-            "pg_advisory_unlock_all" => Some(null("VARCHAR")),
+            | "pg_tablespace_location" => Some(null(TEXT)),
+            "pg_table_size" | "pg_total_relation_size" | "pg_relation_size" | "pg_database_size" => Some(null(NUMBER)),
+            "pg_advisory_unlock_all" => Some(null(TEXT)),
             _ => None,
         })
     }
@@ -397,25 +497,25 @@ impl Plain<'_> {
             }
             _ => None,
         };
-        let as_type = |sql: &str| Some(written(&format!("CAST({inner} AS {sql})")));
+        let as_type = |data_type: DataType| Some(cast(inner.clone(), data_type));
         Ok(match (name.as_str(), literal) {
-            ("oid", _) => Some(number_of(inner).or_else(|| as_type("BIGINT")).unwrap_or_else(|| inner.clone())),
-            ("regclass", Some(text)) if text.parse::<i64>().is_err() => {
-                Some(named(self.names.relation(&text), "table", &text)?)
+            ("oid", _) => Some(number_of(inner).or_else(|| as_type(NUMBER)).unwrap_or_else(|| inner.clone())),
+            ("regclass", Some(name)) if name.parse::<i64>().is_err() => {
+                Some(named(self.names.relation(&name), "table", &name)?)
             }
-            ("regclass", Some(text)) => Some(written(&format!("tidegate_regclass({text})"))),
-            ("regclass", None) if is_null(inner) => Some(null("BIGINT")),
-            ("regclass", None) => Some(written(&format!("tidegate_regclass({inner})"))),
-            ("regtype", Some(text)) if text.parse::<i64>().is_err() => {
-                Some(named(types::by_name(&text).map(i64::from), "type", &text)?)
+            ("regclass", Some(oid)) => oid.parse().ok().map(|oid| called("tidegate_regclass", vec![number(oid)])),
+            ("regclass", None) if is_null(inner) => Some(null(NUMBER)),
+            ("regclass", None) => Some(called("tidegate_regclass", vec![inner.clone()])),
+            ("regtype", Some(name)) if name.parse::<i64>().is_err() => {
+                Some(named(types::by_name(&name).map(i64::from), "type", &name)?)
             }
-            ("regtype", _) => Some(written(&format!("tidegate_format_type({inner}, -1)"))),
-            ("regproc", Some(_)) => Some(number(0)),
-            ("regproc" | "regnamespace" | "regrole", _) => as_type("VARCHAR"),
-            ("name" | "char" | "bpchar" | "text" | "varchar" | "cstring", _) => as_type("VARCHAR"),
-            ("int2" | "int4" | "int8" | "smallint" | "integer" | "bigint", _) => as_type("BIGINT"),
-            ("bool", _) => as_type("BOOLEAN"),
-            ("float8", _) => as_type("DOUBLE"),
+            ("regtype", _) => Some(called("tidegate_format_type", vec![inner.clone(), number(-1)])),
+            ("regproc", Some(name)) => Some(text(&name)),
+            ("regproc" | "regnamespace" | "regrole", _) => as_type(TEXT),
+            ("name" | "char" | "bpchar" | "text" | "varchar" | "cstring", _) => as_type(TEXT),
+            ("int2" | "int4" | "int8" | "smallint" | "integer" | "bigint", _) => as_type(NUMBER),
+            ("bool", _) => as_type(DataType::Boolean),
+            ("float8", _) => as_type(DataType::Double(ExactNumberInfo::None)),
             _ => Some(inner.clone()),
         })
     }
@@ -423,24 +523,27 @@ impl Plain<'_> {
     fn expr(&self, expr: &mut Expr) -> Result<()> {
         let replaced = match expr {
             Expr::Function(function) => self.call(function)?,
+            _ if !self.whole => None,
             Expr::Cast { expr: inner, data_type, .. } => self.cast(inner, data_type)?,
             Expr::Collate { expr: inner, .. } => Some(inner.as_ref().clone()),
             Expr::Subquery(query) => scalar(query),
             Expr::Exists { subquery, negated } => match subquery.body.as_ref() {
-                SetExpr::Select(select) if self.has_no_rows(select) => {
-                    Some(written(if *negated { "true" } else { "false" }))
-                }
+                SetExpr::Select(select) if self.has_no_rows(select) => Some(flag(*negated)),
                 _ => None,
             },
+            // The search path, which is the only thing that is asked for like this.
+            Expr::InSubquery { expr: of, subquery, negated } if is_path(subquery) => {
+                Some(Expr::InList { expr: of.clone(), list: vec![text("public")], negated: *negated })
+            }
             Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => Some(one_of(left, right, false)),
             Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => Some(one_of(left, right, true)),
-            Expr::AnyOp { .. } | Expr::AllOp { .. } => Some(null("BOOLEAN")),
+            Expr::AnyOp { .. } | Expr::AllOp { .. } => Some(null(DataType::Boolean)),
             Expr::CompoundFieldAccess { root, access_chain } => Some(element(root, access_chain)),
             Expr::Like { pattern, escape_char: escape @ Some(_), .. } => {
                 let character = escape.take().map(|value| value.value);
                 if let Some(Value::SingleQuotedString(character)) = character {
                     // The engine knows one character that does that.
-                    **pattern = written(&format!("replace({pattern}, '{character}', '\\')"));
+                    **pattern = called("replace", vec![pattern.as_ref().clone(), text(&character), text("\\")]);
                 }
                 None
             }
@@ -456,11 +559,11 @@ impl Plain<'_> {
                     };
                 }
                 // A literal has the type of the column.
-                let value =
-                    |of: &Expr| literal(of).and_then(|text| text.parse().ok()).map(|value| Box::new(number(value)));
+                let parsed =
+                    |of: &Expr| literal(of).and_then(|text| text.parse().ok()).map(|found| Box::new(number(found)));
                 match (self.is_number(left), self.is_number(right)) {
-                    (true, false) => *right = value(right).unwrap_or_else(|| right.clone()),
-                    (false, true) => *left = value(left).unwrap_or_else(|| left.clone()),
+                    (true, false) => *right = parsed(right).unwrap_or_else(|| right.clone()),
+                    (false, true) => *left = parsed(left).unwrap_or_else(|| left.clone()),
                     _ => {}
                 }
                 None
@@ -491,13 +594,21 @@ impl Plain<'_> {
     }
 }
 
+/// Whether a query is what the search path was folded to.
+fn is_path(query: &Query) -> bool {
+    matches!(query.body.as_ref(), SetExpr::Select(select) if select.from.is_empty() && select.to_string() == PATH)
+}
+
+/// The search path as a query.
+const PATH: &str = "SELECT 'public' AS s";
+
 fn is_inner(operator: &JoinOperator) -> bool {
     matches!(operator, JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::CrossJoin(_))
 }
 
 fn aggregates(select: &Select) -> bool {
     select.projection.iter().any(|item| match item {
-        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => is_aggregate(expr),
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => has_aggregate(expr),
         _ => false,
     })
 }
@@ -531,9 +642,10 @@ fn scalar(query: &Query) -> Option<Expr> {
     let SetExpr::Select(select) = query.body.as_ref() else { return None };
     let is_folded = matches!(&select.selection, Some(Expr::Value(value)) if value.value == Value::Boolean(false));
     if is_folded {
-        return Some(null("VARCHAR"));
+        return Some(null(TEXT));
     }
-    if aggregates(select) || has_groups(select) {
+    // One that says itself which of several it means is left to do so.
+    if aggregates(select) || has_groups(select) || query.limit_clause.is_some() || query.order_by.is_some() {
         return None;
     }
     let [SelectItem::UnnamedExpr(value) | SelectItem::ExprWithAlias { expr: value, .. }] = select.projection.as_slice()
@@ -542,9 +654,8 @@ fn scalar(query: &Query) -> Option<Expr> {
     };
     let mut query = query.clone();
     if let SetExpr::Select(select) = query.body.as_mut() {
-        select.projection = vec![SelectItem::UnnamedExpr(written(&format!("max({value})")))];
+        select.projection = vec![SelectItem::UnnamedExpr(called("max", vec![value.clone()]))];
     }
-    query.order_by = None;
     Some(Expr::Subquery(Box::new(query)))
 }
 
@@ -574,11 +685,11 @@ fn one_of(left: &Expr, right: &Expr, negated: bool) -> Expr {
         Expr::Nested(inner) => return one_of(left, inner, negated),
         other => match parts(other) {
             Some(parts) => parts.iter().map(|part| text(part)).collect(),
-            None => return null("BOOLEAN"),
+            None => return null(DataType::Boolean),
         },
     };
     if list.is_empty() {
-        return written(if negated { "true" } else { "false" });
+        return flag(negated);
     }
     Expr::InList { expr: Box::new(left.clone()), list, negated }
 }
@@ -587,22 +698,25 @@ fn one_of(left: &Expr, right: &Expr, negated: bool) -> Expr {
 fn element(root: &Expr, access: &[AccessExpr]) -> Expr {
     let index = match access {
         [AccessExpr::Subscript(Subscript::Index { index })] => index,
-        _ => return null("VARCHAR"),
+        _ => return null(TEXT),
     };
-    let Some(parts) = parts(root) else { return null("VARCHAR") };
+    let Some(parts) = parts(root) else { return null(TEXT) };
     let at = literal(index).and_then(|index| index.parse::<usize>().ok());
     // Where it is counted, what is counted is the search path.
     let found = match at {
         Some(at) => at.checked_sub(1).and_then(|at| parts.get(at)),
         None => parts.iter().find(|part| *part == "public"),
     };
-    found.map_or_else(|| null("VARCHAR"), |part| text(part))
+    found.map_or_else(|| null(TEXT), |part| text(part))
 }
 
 impl VisitorMut for Plain<'_> {
     type Break = Error;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        if !self.whole {
+            return ControlFlow::Continue(());
+        }
         let mut bodies = vec![query.body.as_mut()];
         while let Some(body) = bodies.pop() {
             match body {

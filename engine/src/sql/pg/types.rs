@@ -134,10 +134,9 @@ pub fn pg_type(data_type: &DataType) -> PgType {
         DataType::Boolean => of(oid::BOOL, 1),
         DataType::Int8 | DataType::UInt8 | DataType::Int16 => of(oid::INT2, 2),
         DataType::UInt16 | DataType::Int32 => of(oid::INT4, 4),
-        DataType::UInt32 | DataType::Int64 => of(oid::INT8, 8),
+        DataType::UInt32 | DataType::Int64 | DataType::UInt64 => of(oid::INT8, 8),
         DataType::Float16 | DataType::Float32 => of(oid::FLOAT4, 4),
         DataType::Float64 => of(oid::FLOAT8, 8),
-        DataType::UInt64 => of(oid::NUMERIC, -1),
         DataType::Decimal32(precision, scale)
         | DataType::Decimal64(precision, scale)
         | DataType::Decimal128(precision, scale)
