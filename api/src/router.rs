@@ -80,7 +80,7 @@ pub fn router(
     let seconds = seconds.map_err(|error| error.to_string())?;
     registry.register(Box::new(seconds.clone())).map_err(|error| error.to_string())?;
     let tables: Vec<Table> = catalog.views.iter().map(|view| view.table.clone()).collect();
-    let served = Served::new(&catalog, &settings.recent).map_err(|error| error.to_string())?;
+    let served = Served::new(&catalog, settings)?;
     let adhoc = AdHoc::start(store.clone(), served, settings.adhoc.clone(), &registry, threads.scans.clone());
     let adhoc = adhoc.map_err(|error| error.to_string())?;
     let answers = Answers::new(Asker::new(store.clone(), tables), threads.answers.clone());

@@ -90,6 +90,7 @@ impl Engine {
             until_caught_up,
             metrics,
             recent: settings.recent.enabled.then(|| settings.recent.clone()),
+            archive: Some(settings.archive.clone()),
         };
         let thread = std::thread::Builder::new().name(format!("pipeline {name}")).spawn({
             let name = name.clone();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 
 /// Every point, in the order in which an epoch and a recovery pass them.
-pub const POINTS: [&str; 20] = [
+pub const POINTS: [&str; 24] = [
     "takeover",
     "recover-loaded",
     "replay-mid",
@@ -30,6 +30,10 @@ pub const POINTS: [&str; 20] = [
     "commit-sent",
     "commit-acked",
     "recent-merged",
+    "archive-look",
+    "archive-begun",
+    "archive-written",
+    "archive-ended",
     "memory-advanced",
     "shutdown",
 ];

@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use crate::archive::Archiver;
 use crate::batch::{OffsetRange, Record, Reject};
 use crate::decode::{CHUNK_RECORDS_MAX, Decoder, Future};
 use crate::error::{Error, Kind, Result};
@@ -27,7 +28,7 @@ use crate::log::{Event, Log, Messages, Reader};
 use crate::metrics::PipelineMetrics;
 use crate::recent::Keeper;
 use crate::recovery;
-use crate::settings::{RecentSettings, Settings};
+use crate::settings::{ArchiveSettings, RecentSettings, Settings};
 use crate::sink::Write;
 use crate::sql::{PlannedSource, PlannedView};
 use crate::store::pieces::pack;
@@ -48,6 +49,9 @@ const EXPIRE_ROWS_MAX: usize = 10_000;
 
 /// How long a commit waits for its recent batch.
 const RECENT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// And where it is to be archived.
+const ARCHIVE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A source with its views, and what they need to run.
 pub struct Pipeline {
@@ -73,6 +77,8 @@ pub struct Pipeline {
     pub metrics: PipelineMetrics,
     /// How recent batches are kept, if they are.
     pub recent: Option<RecentSettings>,
+    /// Where sources are archived that want it.
+    pub archive: Option<ArchiveSettings>,
 }
 
 /// How a run of the loop ended.
@@ -130,6 +136,8 @@ pub struct Running {
     pub unsaved: Unsaved,
     /// Writes recent batches, where there are any.
     pub keeper: Option<Arc<Keeper>>,
+    /// Archives them.
+    pub archiver: Option<Arc<Archiver>>,
     /// The writer, unless a commit is under way.
     pub writer: Option<Box<dyn Writer>>,
 }
@@ -200,7 +208,14 @@ impl Pipeline {
         loop {
             let mut running = recovery::recover(self, lease.as_ref())?;
             self.metrics.ready.set(1);
-            match self.work(&mut running)? {
+            let ended = self.work(&mut running);
+            if let Some(archiver) = running.archiver.take() {
+                self.runtime.block_on(archiver.end());
+            }
+            if let Some(keeper) = running.keeper.take() {
+                keeper.end();
+            }
+            match ended? {
                 Ended::Stopped => return Ok(()),
                 Ended::Recover => {
                     tracing::warn!(pipeline = name, "memory does not fit the database any more; recovering from it")
@@ -224,6 +239,11 @@ impl Pipeline {
             {
                 return Ok(Ended::Recover);
             }
+            self.tend(running);
+            if running.archiver.as_ref().is_some_and(|archiver| archiver.has_lost()) {
+                return Err(Error::wait("TG-RECENT-GONE", "recent batches that are to be archived have gone")
+                    .hint("they are read from Kafka once more"));
+            }
             let expired = expiring.as_ref().is_none_or(JoinHandle::is_finished);
             if expired && self.clock.now().duration_since(expired_at) > EXPIRE_EVERY {
                 expired_at = self.clock.now();
@@ -246,6 +266,28 @@ impl Pipeline {
                 return Ok(Ended::Stopped);
             }
         }
+    }
+
+    /// Has old and small recent batches looked after, if it is time to; no commit is under way.
+    fn tend(&self, running: &Running) {
+        let Some(keeper) = running.keeper.clone().filter(|keeper| keeper.is_due()) else { return };
+        let (seq, metrics, archiver) = (running.seq, self.metrics.clone(), running.archiver.clone());
+        self.runtime.spawn(async move {
+            if let Some(archiver) = archiver
+                && let Err(error) = archiver.run(seq).await
+            {
+                metrics.recent_failed();
+                tracing::warn!("archiving: {error}; trying again");
+            }
+        });
+        let metrics = self.metrics.clone();
+        self.runtime.spawn_blocking(move || {
+            if let Err(error) = keeper.tidy(seq) {
+                metrics.recent_failed();
+                tracing::warn!("recent batches are not merged: {error}");
+            }
+            metrics.recent_bytes(keeper.bytes());
+        });
     }
 
     /// Waits for the commit under way.
@@ -472,7 +514,8 @@ impl Pipeline {
     fn send(&self, running: &mut Running, commit: Commit, rows: Arc<Vec<RecordBatch>>) -> Result<InFlight> {
         let all = running.partitions.iter();
         let ranges = all.map(|p| OffsetRange { partition: p.id, from: p.committed, until: p.position }).collect();
-        let batch = running.keeper.clone().map(|keeper| RecentBatch { keeper, ranges, rows });
+        let archiver = running.archiver.clone();
+        let batch = running.keeper.clone().map(|keeper| RecentBatch { keeper, archiver, ranges, rows });
         running.seq = commit.seq;
         running.frontier = commit.frontier;
         if commit.checkpoint.is_some() {
@@ -492,13 +535,13 @@ impl Pipeline {
         Ok(self.runtime.spawn(async move {
             let started = clock.now();
             if let Some(batch) = &batch {
-                batch.write(&commit, &metrics).await;
+                // What is not written is not archived: then it is not committed either.
+                if let Err(error) = batch.write(&commit, &metrics).await {
+                    return (writer, Err(error));
+                }
             }
             let settled = writer.commit(&commit, &|| stop.load(Ordering::Relaxed)).await;
             metrics.committed(clock.now().duration_since(started), &commit, &names);
-            if let (Some(batch), Ok(Settled::Committed)) = (batch, &settled) {
-                batch.tidy(commit.seq, &metrics);
-            }
             (writer, settled)
         }))
     }
@@ -568,45 +611,35 @@ impl Running {
 /// The rows of a commit, for those who ask about them.
 struct RecentBatch {
     keeper: Arc<Keeper>,
+    archiver: Option<Arc<Archiver>>,
     ranges: Vec<OffsetRange>,
     rows: Arc<Vec<RecordBatch>>,
 }
 
 impl RecentBatch {
-    /// Writes them, before the commit. It is no reason to stop if that fails: readers are told that there are none.
-    async fn write(&self, commit: &Commit, metrics: &PipelineMetrics) {
+    /// Writes them, before the commit. Without an archive it is no reason to stop if that fails: readers are told that
+    /// there are none.
+    async fn write(&self, commit: &Commit, metrics: &PipelineMetrics) -> Result<()> {
         if self.ranges.iter().all(|range| range.from == range.until) {
-            return;
+            return Ok(());
         }
         let (keeper, ranges, rows, seq) = (self.keeper.clone(), self.ranges.clone(), self.rows.clone(), commit.seq);
         let writing = tokio::task::spawn_blocking(move || keeper.write(seq, &ranges, &rows));
-        let why = match tokio::time::timeout(RECENT_PATIENCE, writing).await {
-            Ok(Ok(Ok(()))) => return,
+        let patience = if self.archiver.is_some() { ARCHIVE_PATIENCE } else { RECENT_PATIENCE };
+        let why = match tokio::time::timeout(patience, writing).await {
+            Ok(Ok(Ok(()))) => return Ok(()),
             Ok(Ok(Err(error))) => error,
             Ok(Err(_)) => Error::bug("writing a recent batch panicked"),
-            Err(_) => {
-                Error::wait("TG-RECENT-DISK", format!("a recent batch was not written within {RECENT_PATIENCE:?}"))
-            }
+            Err(_) => Error::wait("TG-RECENT-DISK", format!("a recent batch was not written within {patience:?}")),
         };
         metrics.recent_failed();
+        if self.archiver.is_some() {
+            return Err(why);
+        }
         tracing::warn!(pipeline = commit.pipeline, seq, "{why}; there are none until it takes them again");
         let keeper = self.keeper.clone();
         tokio::task::spawn_blocking(move || keeper.give_up());
-    }
-
-    /// Merges and deletes files, if it is time to.
-    fn tidy(self, seq: i64, metrics: &PipelineMetrics) {
-        if !self.keeper.is_due() {
-            return;
-        }
-        let (keeper, metrics) = (self.keeper, metrics.clone());
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = keeper.tidy(seq) {
-                metrics.recent_failed();
-                tracing::warn!("recent batches are not merged: {error}");
-            }
-            metrics.recent_bytes(keeper.bytes());
-        });
+        Ok(())
     }
 }
 

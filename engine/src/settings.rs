@@ -3,6 +3,7 @@
 //! Defaults, then `tidegate.toml`, then `TIDEGATE__SECTION__KEY`, `DATABASE_URL` and `KAFKA_BROKERS` (or the files that
 //! `DATABASE_URL_FILE` and `KAFKA_BROKERS_FILE` name), then flags.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct Settings {
     pub adhoc: AdHocSettings,
     /// Recent batches.
     pub recent: RecentSettings,
+    /// The archive of sources that have one.
+    pub archive: ArchiveSettings,
     /// Only for tests.
     pub test: TestSettings,
 }
@@ -195,6 +198,33 @@ impl RecentSettings {
     }
 }
 
+/// The archive of sources with `archive = 'parquet'`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ArchiveSettings {
+    /// A folder, or `s3://bucket/path`.
+    pub url: String,
+    /// Options of the store, such as `aws_endpoint`, over the variables `AWS_…`.
+    pub options: BTreeMap<String, serde_json::Value>,
+    /// Rows are archived at least so often.
+    pub every_ms: u64,
+    /// And once there are so many bytes of recent batches.
+    pub bytes: u64,
+}
+
+impl Default for ArchiveSettings {
+    fn default() -> Self {
+        Self { url: "archive".to_string(), options: BTreeMap::new(), every_ms: 5 * 60_000, bytes: 64 << 20 }
+    }
+}
+
+impl ArchiveSettings {
+    /// How often, in microseconds.
+    pub fn every_us(&self) -> i64 {
+        i64::try_from(self.every_ms.saturating_mul(1_000)).unwrap_or(i64::MAX)
+    }
+}
+
 /// Only for tests.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -230,7 +260,7 @@ impl Settings {
         let mut settings: Self = figment.merge(Env::prefixed("TIDEGATE__").split("__")).extract().map_err(|errors| {
             let told: Vec<String> = errors.into_iter().map(|error| said(&error)).collect();
             Error::configuration("TG-SETTING", told.join("; ")).hint(
-                "sections are engine, store, kafka, api, adhoc, recent; what can change an answer stands in a source's or view's WITH",
+                "sections are engine, store, kafka, api, adhoc, recent, archive; what can change an answer stands in a source's or view's WITH",
             )
         })?;
         if !settings.test.enabled && !settings.test.failpoints.is_empty() {
@@ -265,6 +295,8 @@ impl Settings {
             ("adhoc.timeout_ms", self.adhoc.timeout_ms, 1),
             ("adhoc.rows_max", self.adhoc.rows_max as u64, 1),
             ("adhoc.worker_memory", self.adhoc.worker_memory as u64, 64 << 20),
+            ("archive.every_ms", self.archive.every_ms, 100),
+            ("archive.bytes", self.archive.bytes, 1 << 20),
             ("recent.keep_ms", self.recent.keep_ms, 1_000),
             ("recent.bytes_max", self.recent.bytes_max, 1 << 20),
         ];

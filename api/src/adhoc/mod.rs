@@ -23,10 +23,11 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use tidegate_engine::archive::Archive;
 use tidegate_engine::ask::adhoc::Relations;
 use tidegate_engine::ask::source::Source;
 use tidegate_engine::ask::system::{self, System};
-use tidegate_engine::settings::{AdHocSettings, RecentSettings};
+use tidegate_engine::settings::{AdHocSettings, Settings};
 use tidegate_engine::sql::Catalog;
 use tidegate_engine::sql::guard::{self, Parameters};
 use tidegate_engine::store::Store;
@@ -59,20 +60,25 @@ const MAPS_MAX: u64 = 16 << 40;
 pub struct Served {
     relations: Relations,
     system: System,
+    /// Where sources are archived, if any is; or why that cannot be reached.
+    archive: Option<Result<Archive, Told>>,
     /// Address space that maps of recent batches may take.
     maps_max: u64,
 }
 
 impl Served {
     /// Everything that is declared.
-    pub fn new(catalog: &Catalog, recent: &RecentSettings) -> std::io::Result<Self> {
+    pub fn new(catalog: &Catalog, settings: &Settings) -> Result<Self, String> {
+        let recent = &settings.recent;
         // A worker has another directory.
-        let path = std::path::absolute(&recent.path)?;
+        let path = std::path::absolute(&recent.path).map_err(|error| error.to_string())?;
+        let archives = catalog.sources.iter().any(|source| source.source.options.archive);
+        let archive = archives.then(|| Archive::open(&settings.archive).map_err(Told::from));
         let tables = catalog.views.iter().map(|view| view.table.clone()).chain(system::tables()).collect();
         let sources: Vec<Source> = catalog.sources.iter().map(|source| Source::new(source, &path)).collect();
         // Files that are gone stay mapped while they are read; an engine may have been told to keep more than we were.
         let maps_max = recent.bytes_max.saturating_mul(2).saturating_mul(sources.len() as u64).min(MAPS_MAX);
-        Ok(Self { relations: Relations { tables, sources }, system: System::new(catalog), maps_max })
+        Ok(Self { relations: Relations { tables, sources }, system: System::new(catalog), archive, maps_max })
     }
 }
 

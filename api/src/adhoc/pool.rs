@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use futures::FutureExt;
+use tidegate_engine::archive::Before;
 use tidegate_engine::ask::system;
-use tidegate_engine::batch::Committed;
+use tidegate_engine::batch::{Committed, file_name};
 use tidegate_engine::settings::AdHocSettings;
+use tidegate_engine::sql::planned::Table;
 use tidegate_engine::store::{Snapshot, Store, Wanted};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -44,6 +46,9 @@ const ADDRESS_SPACE: u64 = 2 << 30;
 
 /// Scans whose rows are held for a worker at a time.
 const SCANS_MAX: usize = 2;
+
+/// The most parts of a file that are read at a time.
+const PARTS_MAX: usize = 1_024;
 
 /// A part of an answer.
 #[derive(Debug)]
@@ -427,6 +432,20 @@ fn hear(
             begin(worker, threads, query, scan, Scan { store, served, of: pipeline, asked: Asked::Place });
             return Ok(());
         }
+        FromWorker::LookAtArchive { query, scan, pipeline, oldest, times } => {
+            begin(
+                worker,
+                threads,
+                query,
+                scan,
+                Scan { store, served, of: pipeline, asked: Asked::Archive(oldest, times) },
+            );
+            return Ok(());
+        }
+        FromWorker::Fetch { query, scan, path, ranges } => {
+            begin(worker, threads, query, scan, Scan { store, served, of: path, asked: Asked::Parts(ranges) });
+            return Ok(());
+        }
         FromWorker::Head { query } => (query, Piece::Head(wire::decoded(body).map_err(told)?)),
         FromWorker::Batch { query } => (query, Piece::Batch(wire::decoded(body).map_err(told)?)),
         FromWorker::End { query, truncated } => (query, Piece::End(truncated)),
@@ -452,11 +471,13 @@ fn told(error: impl std::fmt::Display) -> Told {
     Told::new(Blame::Us, "TG-INTERNAL", error.to_string())
 }
 
-/// What a query asks of a table, or of a pipeline.
+/// What a query asks of a table, of a pipeline, or of a file of its archive.
 enum Asked {
     Rows(Wanted),
     Ends(usize),
     Place,
+    Archive(i64, (i64, i64)),
+    Parts(Vec<(u64, u64)>),
 }
 
 struct Scan<'a> {
@@ -482,6 +503,11 @@ fn begin(worker: &Arc<Worker>, threads: &Handle, query: u64, scan: u64, asked: S
         match read.unwrap_or_else(too_long) {
             Ok(Scanned::Rows(body)) => worker.say(&ToWorker::Rows { scan }, &body, Some(turn)),
             Ok(Scanned::Place(committed)) => worker.say(&ToWorker::Place { scan, committed }, &[], Some(turn)),
+            Ok(Scanned::Files(before)) => worker.say(&ToWorker::Files { scan, before }, &[], Some(turn)),
+            Ok(Scanned::Parts(parts)) => {
+                let lengths = parts.iter().map(bytes::Bytes::len).collect();
+                worker.say(&ToWorker::Parts { scan, lengths }, &parts.concat(), Some(turn));
+            }
             Ok(Scanned::Ends(ends)) => worker.say(&ToWorker::Ends { scan, ends }, &[], Some(turn)),
             Err(why) => worker.say(&ToWorker::Refused { scan, why }, &[], Some(turn)),
         }
@@ -493,6 +519,39 @@ enum Scanned {
     Rows(Vec<u8>),
     Ends(Option<(i64, i64)>),
     Place(Option<Committed>),
+    Files(Before),
+    Parts(Vec<bytes::Bytes>),
+}
+
+/// Parts of a file of an archive, if it may be read.
+async fn parts(served: &Served, path: &str, ranges: &[(u64, u64)]) -> Result<Vec<bytes::Bytes>, Told> {
+    let archived = served.relations.sources.iter().filter(|source| source.archive);
+    let mut folders = archived.map(|source| format!("{}/", file_name(&source.name)));
+    let known = folders.any(|folder| path.starts_with(&folder)) && path.ends_with(".parquet");
+    let Some(archive) = served.archive.as_ref().filter(|_| known) else {
+        return Err(told("a worker asks for a file that is none of an archive"));
+    };
+    // What lies between parts that are near may be read with them.
+    if ranges.len() > PARTS_MAX || ranges.iter().any(|(from, until)| from > until) {
+        return Err(told("a worker asks for odd parts of a file"));
+    }
+    let bytes = ranges.iter().fold(0u64, |sum, (from, until)| sum.saturating_add(until.saturating_sub(*from)));
+    if bytes > wire::SCAN_MAX as u64 {
+        let why = format!("the query reads more than {} MiB of a file of the archive at a time", wire::SCAN_MAX >> 20);
+        return Err(Told::new(Blame::Query, "TG-SCAN-BYTES", why).hint("read fewer columns or rows"));
+    }
+    let ranges: Vec<std::ops::Range<u64>> = ranges.iter().map(|(from, until)| *from..*until).collect();
+    Ok(archive.as_ref().map_err(Told::clone)?.parts(path, &ranges).await?)
+}
+
+/// A table that is served, and has columns at these positions.
+fn known<'a>(served: &'a Served, of: &str, mut positions: impl Iterator<Item = usize>) -> Result<&'a Table, Told> {
+    let table = served.relations.tables.iter().find(|known| known.name == of);
+    let table = table.ok_or_else(|| told("a worker asks for a table that there is not"))?;
+    if positions.any(|position| position >= table.columns.len()) {
+        return Err(told(format!("a worker asks for a column that {} does not have", table.name)));
+    }
+    Ok(table)
 }
 
 async fn scanned(
@@ -504,31 +563,24 @@ async fn scanned(
 ) -> Result<Scanned, Told> {
     // All scans of a query read one.
     let snapshot = async || running.snapshot.get_or_try_init(|| store.snapshot(running.limit)).await;
-    let table = served.relations.tables.iter().find(|known| known.name == of);
-    if let Asked::Place = asked {
-        return Ok(Scanned::Place(snapshot().await?.committed(of).await?));
-    }
-    let table = table.ok_or_else(|| told("a worker asks for a table that there is not"))?;
-    let positions: Vec<usize> = match &asked {
-        Asked::Rows(wanted) => {
-            wanted.columns.iter().copied().chain(wanted.bounds.iter().map(|bound| bound.column)).collect()
-        }
-        Asked::Ends(column) => vec![*column],
-        Asked::Place => Vec::new(),
-    };
-    if positions.iter().any(|position| *position >= table.columns.len()) {
-        return Err(told(format!("a worker asks for a column that {} does not have", table.name)));
-    }
-    let snapshot = snapshot().await?;
-    let is_ours = system::is_ours(table);
     match asked {
-        Asked::Place => Err(told("a pipeline's place is asked of a table")),
-        Asked::Ends(_) if is_ours => Ok(Scanned::Ends(None)),
-        Asked::Ends(column) => Ok(Scanned::Ends(snapshot.extent(table, column).await?)),
+        Asked::Place => Ok(Scanned::Place(snapshot().await?.committed(of).await?)),
+        Asked::Archive(oldest, times) => Ok(Scanned::Files(snapshot().await?.archived(of, oldest, times).await?)),
+        Asked::Parts(ranges) => Ok(Scanned::Parts(parts(served, of, &ranges).await?)),
+        Asked::Ends(column) => {
+            let table = known(served, of, std::iter::once(column))?;
+            match system::name_of(table) {
+                Some(_) => Ok(Scanned::Ends(None)),
+                None => Ok(Scanned::Ends(snapshot().await?.extent(table, column).await?)),
+            }
+        }
         Asked::Rows(wanted) => {
-            let rows = match is_ours {
-                true => served.system.rows(table, &wanted, snapshot.as_ref()).await?,
-                false => snapshot.rows(table, &wanted).await?,
+            let bounds = wanted.bounds.iter().map(|bound| bound.column);
+            let table = known(served, of, wanted.columns.iter().copied().chain(bounds))?;
+            let snapshot = snapshot().await?;
+            let rows = match system::name_of(table) {
+                Some(_) => served.system.rows(table, &wanted, snapshot.as_ref()).await?,
+                None => snapshot.rows(table, &wanted).await?,
             };
             let body = wire::encoded(&rows).map_err(told)?;
             if body.len() <= wire::SCAN_MAX {

@@ -14,6 +14,7 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tidegate_engine::archive::Before;
 use tidegate_engine::ask::source::Source;
 use tidegate_engine::batch::Committed;
 use tidegate_engine::error::{Error, Kind};
@@ -49,6 +50,8 @@ pub enum ToWorker {
         time_column: String,
         /// Where its recent batches are.
         path: PathBuf,
+        /// Whether it has an archive.
+        archive: bool,
     },
     /// Run this.
     Run {
@@ -85,6 +88,20 @@ pub enum ToWorker {
         scan: u64,
         /// Nothing if it was never begun.
         committed: Option<Committed>,
+    },
+    /// Files of an archive.
+    Files {
+        /// The scan that asked.
+        scan: u64,
+        /// What of the archive lies before the commit.
+        before: Before,
+    },
+    /// Parts of a file, one behind the other in the body.
+    Parts {
+        /// The scan that asked.
+        scan: u64,
+        /// The bytes of each.
+        lengths: Vec<usize>,
     },
     /// A scan has failed.
     Refused {
@@ -145,6 +162,30 @@ pub enum FromWorker {
         scan: u64,
         /// The pipeline.
         pipeline: String,
+    },
+    /// The files of an archive are needed.
+    LookAtArchive {
+        /// For this query.
+        query: u64,
+        /// Names the question.
+        scan: u64,
+        /// The pipeline.
+        pipeline: String,
+        /// The commit before which they lie.
+        oldest: i64,
+        /// They may hold rows of these event times.
+        times: (i64, i64),
+    },
+    /// Parts of a file of an archive are needed.
+    Fetch {
+        /// For this query.
+        query: u64,
+        /// Names the question.
+        scan: u64,
+        /// The file.
+        path: String,
+        /// The first byte of each part, and the first after it.
+        ranges: Vec<(u64, u64)>,
     },
     /// The answer's columns: the body is an empty batch.
     Head {
@@ -247,7 +288,8 @@ impl Told {
 }
 
 /// What a scan may fail with.
-const SCAN_CODES: [&str; 9] = [
+const SCAN_CODES: [&str; 11] = [
+    "TG-ARCHIVE",
     "TG-DATABASE",
     "TG-DATABASE-ACCESS",
     "TG-DATABASE-CHANGED",
@@ -255,6 +297,7 @@ const SCAN_CODES: [&str; 9] = [
     "TG-DATABASE-URL",
     "TG-QUERY-CANCELLED",
     "TG-SCAN-BYTES",
+    "TG-SCAN-FILES",
     "TG-SCAN-ROWS",
     "TG-SCHEMA-VERSION",
 ];
@@ -340,7 +383,7 @@ pub fn table(table: &Table) -> Result<(ToWorker, Vec<u8>), ArrowError> {
 pub fn source(source: &Source) -> Result<(ToWorker, Vec<u8>), ArrowError> {
     let (name, time_column, path) =
         (source.name.clone(), source.time_column.clone(), source.reader.path().to_path_buf());
-    let head = ToWorker::Source { name, time_column, path };
+    let head = ToWorker::Source { name, time_column, path, archive: source.archive };
     Ok((head, encoded(&RecordBatch::new_empty(source.reader.schema().clone()))?))
 }
 

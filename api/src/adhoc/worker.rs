@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -14,7 +15,9 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
+use bytes::Bytes;
 use clap::Args;
+use tidegate_engine::archive::{Before, Files};
 use tidegate_engine::ask::adhoc::{Limits, Relations, query};
 use tidegate_engine::ask::source::Source;
 use tidegate_engine::batch::Committed;
@@ -82,6 +85,8 @@ enum Scanned {
     Rows(Vec<u8>),
     Ends(Option<(i64, i64)>),
     Place(Option<Committed>),
+    Files(Before),
+    Parts(Vec<Bytes>),
     Refused(Told),
 }
 
@@ -153,6 +158,26 @@ impl Moment for Remote {
             _ => Err(Error::bug("a look at a pipeline's place was answered by something else")),
         }
     }
+
+    async fn archived(&self, pipeline: &str, oldest: i64, times: (i64, i64)) -> Result<Before> {
+        let (query, pipeline) = (self.query, pipeline.to_string());
+        match self.line.ask(|scan| FromWorker::LookAtArchive { query, scan, pipeline, oldest, times }).await? {
+            Scanned::Files(before) => Ok(before),
+            _ => Err(Error::bug("a look at an archive was answered by something else")),
+        }
+    }
+}
+
+#[async_trait]
+impl Files for Remote {
+    async fn parts(&self, path: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let (query, path) = (self.query, path.to_string());
+        let ranges = ranges.iter().map(|range| (range.start, range.end)).collect();
+        match self.line.ask(|scan| FromWorker::Fetch { query, scan, path, ranges }).await? {
+            Scanned::Parts(parts) => Ok(parts),
+            _ => Err(Error::bug("parts of a file were answered by something else")),
+        }
+    }
 }
 
 /// A query at work.
@@ -182,10 +207,10 @@ fn serve(mut from: UnixStream, runtime: &Runtime) -> std::io::Result<()> {
                 let schema = wire::decoded(&body).map_err(std::io::Error::other)?.schema();
                 relations.tables.push(wire::told_table(name, &key_of, &nullable, &schema));
             }
-            ToWorker::Source { name, time_column, path } => {
+            ToWorker::Source { name, time_column, path, archive } => {
                 let schema = wire::decoded(&body).map_err(std::io::Error::other)?.schema();
                 let reader = Arc::new(Reader::new(&path, &name, schema));
-                relations.sources.push(Source { name, time_column, reader });
+                relations.sources.push(Source { name, time_column, reader, archive });
             }
             ToWorker::Run { query, ask } => {
                 let room = Arc::new(Semaphore::new(WINDOW));
@@ -206,6 +231,12 @@ fn serve(mut from: UnixStream, runtime: &Runtime) -> std::io::Result<()> {
             ToWorker::Rows { scan } => line.resolve(scan, Scanned::Rows(body)),
             ToWorker::Ends { scan, ends } => line.resolve(scan, Scanned::Ends(ends)),
             ToWorker::Place { scan, committed } => line.resolve(scan, Scanned::Place(committed)),
+            ToWorker::Files { scan, before } => line.resolve(scan, Scanned::Files(before)),
+            ToWorker::Parts { scan, lengths } => {
+                let mut rest = Bytes::from(body);
+                let parts = lengths.into_iter().map(|length| rest.split_to(length.min(rest.len())));
+                line.resolve(scan, Scanned::Parts(parts.collect()));
+            }
             ToWorker::Refused { scan, why } => line.resolve(scan, Scanned::Refused(why)),
         }
     }
@@ -241,9 +272,10 @@ fn panicked(ended: JoinError) -> Told {
 /// Sends the answer; whether it was cut at the limit.
 async fn answer(line: Arc<Line>, relations: Relations, number: u64, ask: Ask, room: Arc<Semaphore>) -> Result<bool> {
     let asked = guard::check(&ask.sql, &ask.parameters, &relations.known())?;
-    let moment: Arc<dyn Moment> = Arc::new(Remote { line: line.clone(), query: number });
+    let remote = Arc::new(Remote { line: line.clone(), query: number });
+    let (moment, files): (Arc<dyn Moment>, Arc<dyn Files>) = (remote.clone(), remote);
     let limits = Limits { rows: ask.rows, memory: ask.memory };
-    let mut rows = query(&relations, &moment, &asked, limits, ask.now_us).await?;
+    let mut rows = query(&relations, (&moment, &files), &asked, limits, ask.now_us).await?;
     let schema = plain(&rows.schema());
     let head = wire::encoded(&RecordBatch::new_empty(schema.clone()))?;
     line.say(&FromWorker::Head { query: number }, &head).await?;

@@ -116,6 +116,7 @@ fn demo(options: &Options) -> Result<(), String> {
     settings.kafka.brokers = broker.address();
     settings.store.url = format!("sqlite:{}", scratch.0.join("tidegate.db").display());
     settings.recent.path = scratch.0.join("recent");
+    settings.archive.url = scratch.0.join("archive").display().to_string();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -56,10 +56,15 @@ pub fn api_with(url: &str, statements: &str, variables: &[(&str, &str)]) -> (Pro
 
 /// An api on a world: its database, its queries, the recent batches of its engines.
 pub fn api_of(world: &World<'_>) -> (Process, Client) {
+    api_with_environment(world, &[])
+}
+
+/// The same with these variables in its environment.
+pub fn api_with_environment(world: &World<'_>, variables: &[(&str, &str)]) -> (Process, Client) {
     let listen = format!("127.0.0.1:{}", free_port().unwrap());
     let mut command = tidegate();
     command.args(["api", "--listen", &listen, "--queries"]).arg(world.queries()).env("DATABASE_URL", world.url());
-    command.env("TIDEGATE__RECENT__PATH", world.recent());
+    command.env("TIDEGATE__RECENT__PATH", world.recent()).envs(variables.iter().copied());
     let api = Process::spawn("api", &mut command, &world.dir.path().join("api.log"), None).unwrap();
     assert!(wait_until(Duration::from_secs(20), || TcpStream::connect(&listen).is_ok()), "nobody listens");
     (api, Client::new(&listen))

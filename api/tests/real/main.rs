@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod adhoc;
+mod archive;
 mod asking;
 mod edges;
 mod embedded;

@@ -22,10 +22,11 @@ use futures::StreamExt;
 use object_store::ObjectStore;
 use url::Url;
 
-use super::source::{Source, SourceTable};
+use super::source::{ARCHIVE_URL, Source, SourceTable};
 use super::system;
 use super::table::{self, ViewTable};
 use super::{pinned, settled};
+use crate::archive::{Files, ReadOnly};
 use crate::error::{Error, Result};
 use crate::sql::guard::{Asked, Known};
 use crate::sql::planned::Table;
@@ -47,6 +48,7 @@ pub struct Rows {
     stream: SendableRecordBatchStream,
     left: usize,
     memory: usize,
+    archive: Arc<ReadOnly>,
     /// Whether there were more rows than the limit.
     pub truncated: bool,
 }
@@ -73,14 +75,15 @@ impl Relations {
 /// Plans a query over these relations as of a moment and a time, and begins it.
 pub async fn query(
     relations: &Relations,
-    moment: &Arc<dyn Moment>,
+    (moment, files): (&Arc<dyn Moment>, &Arc<dyn Files>),
     asked: &Asked,
     limits: Limits,
     now_us: i64,
 ) -> Result<Rows> {
-    let state = session(relations, moment, asked.names_hidden(), limits.memory, now_us)?;
+    let archive = Arc::new(ReadOnly::new(files));
+    let state = session(relations, (moment, &archive), asked.names_hidden(), limits.memory, now_us)?;
     let plan = asked.plan(&state)?;
-    let told = |error| failed(&error, limits.memory);
+    let told = |error| failed(&error, limits.memory, &archive);
     // More than the limit by one, which tells that there are more.
     let plan = if asked.is_explain() {
         plan
@@ -91,7 +94,7 @@ pub async fn query(
     };
     let physical = state.create_physical_plan(&plan).await.and_then(table::look_at_ends).map_err(told)?;
     let stream = execute_stream(physical, state.task_ctx()).map_err(told)?;
-    Ok(Rows { stream, left: limits.rows, memory: limits.memory, truncated: false })
+    Ok(Rows { stream, left: limits.rows, memory: limits.memory, archive, truncated: false })
 }
 
 impl Rows {
@@ -104,7 +107,7 @@ impl Rows {
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
         while !self.truncated {
             let Some(batch) = self.stream.next().await else { return Ok(None) };
-            let batch = batch.map_err(|error| failed(&error, self.memory))?;
+            let batch = batch.map_err(|error| failed(&error, self.memory, &self.archive))?;
             self.truncated = batch.num_rows() > self.left;
             let batch = batch.slice(0, batch.num_rows().min(self.left));
             self.left -= batch.num_rows();
@@ -119,7 +122,7 @@ impl Rows {
 /// A session that knows these relations, and no way to anything else.
 fn session(
     relations: &Relations,
-    moment: &Arc<dyn Moment>,
+    (moment, archive): (&Arc<dyn Moment>, &Arc<ReadOnly>),
     hidden: bool,
     memory: usize,
     now_us: i64,
@@ -127,7 +130,7 @@ fn session(
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory)))
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
-        .with_object_store_registry(Arc::new(NoStores))
+        .with_object_store_registry(Arc::new(OneStore(archive.clone())))
         .build_arc()?;
     let context = SessionContext::new_with_config_rt(session_config(), runtime);
     context.register_udf(window::udf());
@@ -137,9 +140,10 @@ fn session(
     }
     for table in &relations.tables {
         let provider = Arc::new(ViewTable::new(table, moment));
-        let of_system = table.name.strip_prefix(system::SCHEMA).and_then(|name| name.strip_prefix('.'));
-        let name = of_system
-            .map_or(TableReference::bare(table.name.as_str()), |name| TableReference::partial(system::SCHEMA, name));
+        let name = match system::name_of(table) {
+            Some(name) => TableReference::partial(system::SCHEMA, name),
+            None => TableReference::bare(table.name.as_str()),
+        };
         context.register_table(name, provider)?;
     }
     for source in &relations.sources {
@@ -153,7 +157,10 @@ fn session(
 const DEFAULT_CATALOG: &str = "datafusion";
 
 /// Why a query failed, by what somebody can do about it.
-fn failed(error: &DataFusionError, memory: usize) -> Error {
+fn failed(error: &DataFusionError, memory: usize, archive: &ReadOnly) -> Error {
+    if let Some(unread) = archive.failed() {
+        return unread;
+    }
     let root = error.find_root();
     match root {
         DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
@@ -172,16 +179,19 @@ fn failed(error: &DataFusionError, memory: usize) -> Error {
     }
 }
 
-/// Serves no URL at all: the default one serves the files of this machine.
+/// Serves files of the archive and no other URL at all: the default one serves the files of this machine.
 #[derive(Debug)]
-struct NoStores;
+struct OneStore(Arc<dyn ObjectStore>);
 
-impl ObjectStoreRegistry for NoStores {
+impl ObjectStoreRegistry for OneStore {
     fn register_store(&self, _: &Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
         None
     }
 
-    fn get_store(&self, _: &Url) -> datafusion::error::Result<Arc<dyn ObjectStore>> {
+    fn get_store(&self, url: &Url) -> datafusion::error::Result<Arc<dyn ObjectStore>> {
+        if ARCHIVE_URL.strip_prefix(url.scheme()).is_some_and(|rest| rest.starts_with("://")) {
+            return Ok(self.0.clone());
+        }
         datafusion::common::plan_err!("no URL is read here")
     }
 }
@@ -194,6 +204,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::archive::Before;
     use crate::batch::Committed;
     use crate::sql::guard::{Parameters, check};
     use crate::store::Wanted;
@@ -216,6 +227,19 @@ mod tests {
         async fn committed(&self, _: &str) -> Result<Option<Committed>> {
             Ok(None)
         }
+
+        async fn archived(&self, _: &str, _: i64, _: (i64, i64)) -> Result<Before> {
+            Ok(Before::default())
+        }
+    }
+
+    struct NoFiles;
+
+    #[async_trait]
+    impl Files for NoFiles {
+        async fn parts(&self, _: &str, _: &[std::ops::Range<u64>]) -> Result<Vec<bytes::Bytes>> {
+            Err(Error::bug("there are none"))
+        }
     }
 
     /// The limits of the scans of a query.
@@ -226,7 +250,8 @@ mod tests {
         let asked = check(sql, &Parameters::new(), &relations.known()).unwrap();
         let run = async {
             let limits = Limits { rows: 100, memory: 1 << 20 };
-            let mut rows = query(&relations, &moment, &asked, limits, 0).await.unwrap();
+            let files: Arc<dyn Files> = Arc::new(NoFiles);
+            let mut rows = query(&relations, (&moment, &files), &asked, limits, 0).await.unwrap();
             while rows.next().await.unwrap().is_some() {}
         };
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run);

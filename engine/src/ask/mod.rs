@@ -291,6 +291,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::archive::Before;
     use crate::batch::Committed;
     use crate::sql::Catalog;
     use crate::store::Wanted;
@@ -314,6 +315,10 @@ mod tests {
 
         async fn committed(&self, _: &str) -> Result<Option<Committed>> {
             Ok(None)
+        }
+
+        async fn archived(&self, _: &str, _: i64, _: (i64, i64)) -> Result<Before> {
+            Ok(Before::default())
         }
     }
 

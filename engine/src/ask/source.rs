@@ -4,33 +4,41 @@
 //! column that is not asked for is not touched. Conditions are judged again above.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{ColumnStatistics, Statistics};
+use datafusion::common::{ColumnStatistics, DFSchema, Statistics};
 use datafusion::datasource::TableType;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, ReplaceChildrenOptions,
 };
 use datafusion::scalar::ScalarValue;
+use object_store::ObjectMeta;
+use object_store::path::Path;
 use tokio::sync::OnceCell;
 
-use crate::batch::{HIDDEN, INGESTED};
+use crate::archive::Archived;
+use crate::batch::{HIDDEN, INGESTED, TIME_RANGE_US};
 use crate::error::Error;
-use crate::recent::{Facts, HIDDEN_OF_TABLE, Reader, Slice, table_schema};
+use crate::recent::{Facts, HIDDEN_OF_TABLE, Reader, Slice, absent, table_schema};
 use crate::sql::PlannedSource;
 use crate::sql::window::{Kind, WINDOW_UDF, called};
 use crate::store::Moment;
@@ -42,16 +50,18 @@ pub struct Source {
     pub name: String,
     /// Its event time.
     pub time_column: String,
-    /// Its files.
+    /// The files of its recent batches.
     pub reader: Arc<Reader>,
+    /// Whether there are files of an archive before them.
+    pub archive: bool,
 }
 
 impl Source {
     /// Of a source that is declared, below the path where engines write.
-    pub fn new(source: &PlannedSource, path: &Path) -> Self {
+    pub fn new(source: &PlannedSource, path: &std::path::Path) -> Self {
         let name = source.source.name.clone();
         let reader = Arc::new(Reader::new(path, &name, table_schema(&source.schema)));
-        Self { name, time_column: source.source.time_column.clone(), reader }
+        Self { name, time_column: source.source.time_column.clone(), reader, archive: source.source.options.archive }
     }
 }
 
@@ -75,7 +85,9 @@ impl SourceTable {
     pub fn new(source: &Source, moment: &Arc<dyn Moment>, hidden: bool) -> Self {
         let all = source.reader.schema();
         let shown = if hidden { all.fields().len() } else { all.fields().len() - HIDDEN_OF_TABLE.len() };
-        let schema = Arc::new(Schema::new(all.fields()[..shown].to_vec()));
+        // A file of the archive may be older than a column.
+        let of = |field: &FieldRef| field.as_ref().clone().with_nullable(source.archive || field.is_nullable());
+        let schema = Arc::new(Schema::new(all.fields()[..shown].iter().map(of).collect::<Vec<_>>()));
         Self { source: source.clone(), moment: moment.clone(), schema, slices: OnceCell::new() }
     }
 
@@ -93,6 +105,64 @@ impl SourceTable {
             }
         };
         Ok(self.slices.get_or_try_init(look).await?)
+    }
+
+    /// A scan of the files of the archive that lie before these recent batches, unless there are none; and those of the
+    /// recent batches that lie behind them.
+    async fn archived(
+        &self,
+        session: &dyn Session,
+        slices: Vec<Slice>,
+        columns: &[usize],
+        filters: &[Expr],
+        bounds: &[(Of, Range)],
+    ) -> Result<(Option<Arc<dyn ExecutionPlan>>, Vec<Slice>)> {
+        if !self.source.archive {
+            return Ok((None, slices));
+        }
+        let all = (TIME_RANGE_US.start, TIME_RANGE_US.end);
+        let times = bounds.iter().filter(|(of, _)| *of == Of::Time);
+        let times = times.fold(all, |all, (_, range)| (all.0.max(range.0), all.1.min(range.1)));
+        let times = (times.0.clamp(all.0, all.1), times.1.clamp(all.0, all.1));
+        // The file with which an owner begins has nothing of its commit.
+        let has_some = |slice: &&Slice| slice.facts().ranges.iter().any(|(_, from, until)| from < until);
+        let oldest = slices.iter().find(has_some).map_or(i64::MAX, |slice| slice.name().first);
+        let before = self.moment.archived(&self.source.name, oldest, times).await.map_err(external)?;
+        let until = before.until;
+        let is_behind = |slice: &Slice| until.is_none_or(|until| slice.name().first > until);
+        let slices: Vec<Slice> = slices.into_iter().filter(is_behind).collect();
+        // Since this moment some may have been archived and deleted.
+        if let (Some(first), Some(offsets)) = (slices.first(), &before.offsets) {
+            let of = |partition: i32| offsets.iter().find(|known| known.0 == partition).map(|known| known.1);
+            let missing = first.facts().ranges.iter().find(|(p, from, _)| of(*p).is_some_and(|offset| offset < *from));
+            if let Some((partition, from, _)) = missing {
+                let offset = of(*partition).unwrap_or_default();
+                return Err(external(absent(&self.source.name, *partition, offset, *from)));
+            }
+        }
+        if before.files.is_empty() {
+            return Ok((None, slices));
+        }
+        let mut source = ParquetSource::new(self.schema.clone());
+        if let Some(condition) = conjunction(filters.iter().cloned()) {
+            let schema = DFSchema::try_from(self.schema.as_ref().clone())?;
+            source =
+                source.with_predicate(session.create_physical_expr(condition, &schema)?).with_enable_page_index(true);
+        }
+        let file = |file: Archived| {
+            Ok(PartitionedFile::new_from_meta(ObjectMeta {
+                location: Path::parse(&file.path).map_err(|error| DataFusionError::External(Box::new(error)))?,
+                last_modified: chrono::DateTime::UNIX_EPOCH,
+                size: file.bytes.unsigned_abs(),
+                e_tag: None,
+                version: None,
+            }))
+        };
+        let files = before.files.into_iter().map(file).collect::<Result<Vec<_>>>()?;
+        let scan = FileScanConfigBuilder::new(ObjectStoreUrl::parse(ARCHIVE_URL)?, Arc::new(source))
+            .with_file_group(FileGroup::new(files))
+            .with_projection_indices(Some(columns.to_vec()))?;
+        Ok((Some(DataSourceExec::from_data_source(scan.build())), slices))
     }
 
     /// What a condition says of the files in which there may be rows, if anything.
@@ -146,6 +216,13 @@ impl SourceTable {
         };
         Some((what, range))
     }
+}
+
+/// The address by which the query engine knows the archive.
+pub const ARCHIVE_URL: &str = "tidegate-archive://files";
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
 }
 
 /// The least and the greatest value, both included.
@@ -206,26 +283,27 @@ impl TableProvider for SourceTable {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let told = |filter: &&Expr| match self.bound(filter) {
-            Some(_) => TableProviderFilterPushDown::Inexact,
-            None => TableProviderFilterPushDown::Unsupported,
+        // A file of the archive can be looked into for anything.
+        let told = |filter: &&Expr| match self.source.archive || self.bound(filter).is_some() {
+            true => TableProviderFilterPushDown::Inexact,
+            false => TableProviderFilterPushDown::Unsupported,
         };
         Ok(filters.iter().map(told).collect())
     }
 
     async fn scan(
         &self,
-        _: &dyn Session,
+        session: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let external = |error| DataFusionError::External(Box::new(error));
         let columns = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         let bounds: Vec<(Of, Range)> = filters.iter().filter_map(|filter| self.bound(filter)).collect();
         let slices = self.slices().await.map_err(external)?;
+        let (archived, slices) = self.archived(session, slices.to_vec(), &columns, filters, &bounds).await?;
         let all = slices.len();
-        let slices: Vec<Slice> = slices.iter().filter(|slice| may_hold(slice.facts(), &bounds)).cloned().collect();
+        let slices: Vec<Slice> = slices.into_iter().filter(|slice| may_hold(slice.facts(), &bounds)).collect();
         let schema = Arc::new(self.schema.project(&columns)?);
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema.clone()),
@@ -234,7 +312,11 @@ impl TableProvider for SourceTable {
             Boundedness::Bounded,
         );
         let (source, properties) = (self.source.name.clone(), Arc::new(properties));
-        Ok(Arc::new(RecentScan { source, slices: slices.into(), all, columns, schema, properties }))
+        let recent = Arc::new(RecentScan { source, slices: slices.into(), all, columns, schema, properties });
+        match archived {
+            Some(archived) => UnionExec::try_new(vec![archived, recent]),
+            None => Ok(recent),
+        }
     }
 }
 

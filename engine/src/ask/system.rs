@@ -82,9 +82,9 @@ fn table(name: &str, columns: &[(&str, DataType, bool)]) -> Table {
     Table { name: format!("{SCHEMA}.{name}"), columns: columns.iter().map(column).collect() }
 }
 
-/// Whether a table is one of them.
-pub fn is_ours(table: &Table) -> bool {
-    table.name.strip_prefix(SCHEMA).is_some_and(|name| name.starts_with('.'))
+/// The name in schema `tidegate` of a table that is one of them.
+pub fn name_of(table: &Table) -> Option<&str> {
+    table.name.strip_prefix(SCHEMA)?.strip_prefix('.')
 }
 
 /// The time by which rows of a table come, the newest first, if they do.
@@ -183,7 +183,7 @@ impl System {
 
     /// Rows of one of the tables, with the columns that are wanted; more of them than are wanted, maybe.
     pub async fn rows(&self, table: &Table, wanted: &Wanted, snapshot: &dyn Snapshot) -> Result<RecordBatch> {
-        let columns = match table.name.strip_prefix(SCHEMA).and_then(|name| name.strip_prefix('.')) {
+        let columns = match name_of(table) {
             Some("progress") => progress(&snapshot.status().await?),
             Some("windows") => self.windows(table, wanted, snapshot).await?,
             Some("queries") => self.queries(&snapshot.status().await?),

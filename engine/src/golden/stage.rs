@@ -333,6 +333,7 @@ impl Stage {
             self.log.ensure(&source.source.options.topic, self.partitions.get(&name).copied().unwrap_or(1));
             let pipeline = Pipeline {
                 recent: None,
+                archive: None,
                 source,
                 views: own,
                 settings: settings.clone(),

@@ -1,18 +1,19 @@
 //! The owner's side: writes each epoch before its commit, merges small files, deletes old ones.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
 
 use super::reader::untiled;
-use super::segment::{self, Facts, Name, Segment, disk};
+use super::segment::{self, Facts, GONE, Name, Segment, disk};
 use super::{home, owner_name, table_schema};
-use crate::batch::{Committed, OffsetRange, file_name};
+use crate::batch::{Committed, HIDDEN, OffsetRange, file_name};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::settings::RecentSettings;
@@ -36,8 +37,15 @@ const SPAN: i64 = 8;
 /// How often it is looked for what to merge and what to delete.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
+/// How often a new owner looks at what earlier ones have, where something is missing.
+const LOOKS: usize = 4;
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
 /// How long nothing is written after a write has failed.
 const PAUSE: Duration = Duration::from_secs(10);
+
+/// Rows that are read once more are written in files of so many bytes.
+const REFILL_BYTES: usize = 32 << 20;
 
 /// Folders of pipelines that are not ours go when nobody has written to them for a day.
 const FORGOTTEN_US: i64 = 86_400_000_000;
@@ -57,11 +65,17 @@ pub struct Keeper {
 struct Kept {
     /// In the order of their commits.
     files: Vec<Held>,
+    /// The last commit that is archived: those behind it stay, however old. Everything, where there is no archive.
+    archived: i64,
+    /// The last commit of those that are being archived: they stay as they are.
+    pinned: i64,
     /// Raised whenever all of them go.
     generation: u64,
     /// Until when nothing is written.
     paused_until: Option<Instant>,
     tidied_at: Instant,
+    /// Once the next owner takes over.
+    ended: bool,
 }
 
 /// A file that is there.
@@ -81,6 +95,25 @@ pub struct Begin<'a> {
     pub seq: i64,
     /// What is committed.
     pub committed: &'a Committed,
+    /// Where the archive goes on, if there is one: the last commit that it has, and the next offsets.
+    pub archived: Option<&'a (i64, Vec<(i32, i64)>)>,
+}
+
+/// Files that are to be archived.
+#[derive(Debug, Clone)]
+pub struct Due(Vec<Held>);
+
+impl Due {
+    /// The last commit.
+    pub fn last(&self) -> i64 {
+        self.0.last().map_or(0, |file| file.name.last)
+    }
+
+    /// Up to where they reach, by partition.
+    pub fn until(&self) -> Vec<(i32, i64)> {
+        let ranges = self.0.last().map(|file| file.facts.ranges.as_slice()).unwrap_or_default();
+        ranges.iter().map(|(partition, _, until)| (*partition, *until)).collect()
+    }
 }
 
 impl Keeper {
@@ -90,17 +123,26 @@ impl Keeper {
         let home = home(&settings.path, name, &begin.committed.pipeline);
         let schema = table_schema(&source.schema);
         let files = take_over(&home, &schema, begin)?;
+        let archived = begin.archived.map_or(i64::MAX, |(last, _)| *last);
         let keeper = Self {
             folder: home.join(owner_name(begin.epoch)),
             schema,
             time_column: source.schema.index_of(&source.source.time_column)?,
             settings: settings.clone(),
             clock: clock.clone(),
-            kept: Mutex::new(Kept { files, generation: 0, paused_until: None, tidied_at: clock.now() }),
+            kept: Mutex::new(Kept {
+                files,
+                archived,
+                pinned: archived,
+                generation: 0,
+                paused_until: None,
+                tidied_at: clock.now(),
+                ended: false,
+            }),
             writing: Mutex::new(()),
             tidying: Mutex::new(()),
         };
-        if keeper.kept().files.is_empty() {
+        if keeper.kept().files.is_empty() && archived >= begin.seq {
             // So that readers see that nothing is missing before the next record comes.
             let next = begin.committed.partitions.iter();
             let nothing =
@@ -117,6 +159,24 @@ impl Keeper {
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Deletes what earlier owners had; for whoever is the owner now, and needs it no more.
+    pub fn alone(&self) -> Result<()> {
+        let Some(home) = self.folder.parent() else { return Ok(()) };
+        for entry in fs::read_dir(home).map_err(disk)? {
+            let other = entry.map_err(disk)?.path();
+            if other != self.folder {
+                gone(fs::remove_dir_all(&other))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is merged or deleted any more, and nothing will be: the next owner takes over.
+    pub fn end(&self) {
+        self.kept().ended = true;
+        drop(self.tidying.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Writes what commit `seq` will have read, rows or none. It may take as long as the disk does.
@@ -179,10 +239,114 @@ impl Keeper {
         Ok(Held { name, facts, bytes })
     }
 
-    /// Whether it is time to merge and to delete.
+    /// Whether rows that are to be archived are missing.
+    pub fn needs_refill(&self) -> bool {
+        self.kept().files.is_empty()
+    }
+
+    /// Writes rows that are to be archived, read once more, as files of the commits `first` to `last`: which of them read
+    /// what is not known any more, so each file but the last stands for one.
+    pub fn refill(
+        &self,
+        (first, last): (i64, i64),
+        ranges: &[OffsetRange],
+        feed: impl FnOnce(&mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        let (mut next, mut held, mut bytes) = (first, Vec::new(), 0);
+        let mut rest: Vec<OffsetRange> = ranges.to_vec();
+        feed(&mut |rows| {
+            bytes += rows.get_array_memory_size();
+            held.push(rows);
+            if bytes >= REFILL_BYTES && next < last {
+                let until = reached(&held, &rest);
+                self.refilled(Name { first: next, last: next }, &until, &held)?;
+                for (range, until) in rest.iter_mut().zip(&until) {
+                    range.from = until.until;
+                }
+                (next, bytes) = (next + 1, 0);
+                held.clear();
+            }
+            Ok(())
+        })?;
+        self.refilled(Name { first: next, last }, &rest, &held)
+    }
+
+    fn refilled(&self, name: Name, ranges: &[OffsetRange], rows: &[RecordBatch]) -> Result<()> {
+        let ingested = self.clock.wall_us();
+        let facts = Facts::of(ranges, rows, self.time_column, ingested);
+        let rows = rows.iter().map(|rows| segment::of_decoded(rows, &self.schema, ingested));
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        let bytes = segment::write(&self.folder, name, &self.schema, &rows, &facts)?;
+        self.kept().files.push(Held { name, facts, bytes });
+        Ok(())
+    }
+
+    /// The columns.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Files behind commit `archived`, which reaches up to these offsets, of commits up to `seq`; once the oldest is so old or
+    /// they have so many bytes. They stay as they are until they are archived.
+    pub fn due(
+        &self,
+        archived: i64,
+        offsets: &[(i32, i64)],
+        seq: i64,
+        bytes_min: u64,
+        age_us: i64,
+    ) -> Result<Option<Due>> {
+        let mut kept = self.kept();
+        let behind = kept.files.iter().filter(|file| file.name.first > archived && file.name.last <= seq);
+        let (mut due, mut bytes, mut full) = (Vec::new(), 0, false);
+        for file in behind {
+            full = !due.is_empty() && bytes + file.bytes > bytes_min;
+            if full {
+                break;
+            }
+            bytes += file.bytes;
+            due.push(file.clone());
+        }
+        let old = self.clock.wall_us().saturating_sub(age_us);
+        let is_due = full || bytes >= bytes_min || due.first().is_some_and(|file| file.facts.ingested.0 <= old);
+        if !is_due {
+            return Ok(None);
+        }
+        let facts: Vec<&Facts> = due.iter().map(|file| &file.facts).collect();
+        let begins = |first: &Facts| {
+            let of = |partition: i32| offsets.iter().find(|known| known.0 == partition).map(|known| known.1);
+            first.ranges.iter().all(|(partition, from, _)| of(*partition).is_none_or(|offset| offset == *from))
+        };
+        if Facts::merged(&facts).is_none() || !facts.first().is_some_and(|first| begins(first)) {
+            return Err(Error::wait(GONE, "recent batches that are to be archived are missing"));
+        }
+        kept.pinned = due.last().map_or(kept.pinned, |file| file.name.last);
+        Ok(Some(Due(due)))
+    }
+
+    /// The rows of files that are to be archived.
+    pub fn read(&self, due: &Due) -> Result<Vec<RecordBatch>> {
+        let mut rows = Vec::new();
+        for file in &due.0 {
+            rows.extend(Segment::read(&self.folder.join(file.name.file()))?.all()?);
+        }
+        Ok(rows)
+    }
+
+    /// Everything up to this commit is archived.
+    pub fn archived(&self, last: i64) {
+        let mut kept = self.kept();
+        (kept.archived, kept.pinned) = (last, last.max(kept.pinned));
+    }
+
+    /// Whether it is time to merge and to delete; then it is so again only after a while.
     pub fn is_due(&self) -> bool {
-        let kept = self.kept();
-        self.clock.now().duration_since(kept.tidied_at) >= TIDY_EVERY
+        let (mut kept, now) = (self.kept(), self.clock.now());
+        let is_due = now.duration_since(kept.tidied_at) >= TIDY_EVERY;
+        if is_due {
+            kept.tidied_at = now;
+        }
+        is_due
     }
 
     /// How many bytes there are.
@@ -193,6 +357,9 @@ impl Keeper {
     /// Merges small files, all of them of commits up to `seq`, and deletes what is too old or too much.
     pub fn tidy(&self, seq: i64) -> Result<()> {
         let Ok(_one_at_a_time) = self.tidying.try_lock() else { return Ok(()) };
+        if self.kept().ended {
+            return Ok(());
+        }
         self.kept().tidied_at = self.clock.now();
         self.evict();
         self.merge(seq)
@@ -200,19 +367,30 @@ impl Keeper {
 
     fn merge(&self, seq: i64) -> Result<()> {
         for merged in [false, true] {
-            let files = self.kept().files.clone();
-            let Some(run) = run_of(&files, seq, merged, self.settings.keep_us() / SPAN) else { continue };
+            let (files, archived) = {
+                let kept = self.kept();
+                (kept.files.clone(), if kept.archived == i64::MAX { i64::MAX } else { kept.pinned })
+            };
+            // What was archived together stays together.
+            let behind = files.partition_point(|file| file.name.first <= archived && archived != i64::MAX);
+            let files = &files[behind..];
+            let Some(run) = run_of(files, seq, merged, self.settings.keep_us() / SPAN) else { continue };
             let merged = self.merged(run);
             let (first, last) = (run[0].name.first, run[run.len() - 1].name.last);
             let mut kept = self.kept();
             let at = kept.files.iter().position(|file| file.name.first == first);
             let until = kept.files.iter().position(|file| file.name.last == last);
-            // All went meanwhile: the disk has refused.
-            let (Some(at), Some(until)) = (at, until) else {
+            // All went meanwhile: the disk has refused. Or they are being archived.
+            let free = kept.archived == i64::MAX || first > kept.pinned;
+            let (Some(at), Some(until), true) = (at, until, free) else {
                 drop(kept);
                 remove(&self.folder, Name { first, last });
                 continue;
             };
+            // What is to be archived stays, whatever became of it.
+            if let (Err(error), true) = (&merged, kept.archived != i64::MAX) {
+                return Err(error.clone());
+            }
             // One that cannot be read is a gap: what lies before it goes too.
             let from = if merged.is_ok() { at } else { 0 };
             let (new, failed) = match merged {
@@ -241,9 +419,12 @@ impl Keeper {
             batches.extend(Segment::read(&self.folder.join(file.name.file()))?.all()?);
         }
         let batches = segment::compact(&self.schema, &batches)?;
-        let bytes = segment::write(&self.folder, name, &self.schema, &batches, &facts)?;
-        failpoint::hit("recent-merged")?;
-        Ok(Held { name, facts, bytes })
+        let written = segment::write(&self.folder, name, &self.schema, &batches, &facts);
+        let written = written.and_then(|bytes| failpoint::hit("recent-merged").map(|()| bytes));
+        if written.is_err() {
+            remove(&self.folder, name);
+        }
+        Ok(Held { name, facts, bytes: written? })
     }
 
     /// Deletes the oldest files beyond the time and the bytes that are kept; the newest stays, which tells where we are.
@@ -253,7 +434,8 @@ impl Keeper {
         let mut bytes: u64 = kept.files.iter().map(|file| file.bytes).sum();
         let mut gone = 0;
         for file in kept.files.iter().take(kept.files.len().saturating_sub(1)) {
-            if bytes <= self.settings.bytes_max && file.facts.ingested.1 >= old {
+            let is_wanted = bytes <= self.settings.bytes_max && file.facts.ingested.1 >= old;
+            if is_wanted || file.name.last > kept.archived {
                 break;
             }
             bytes -= file.bytes;
@@ -294,6 +476,24 @@ fn run_of(files: &[Held], seq: i64, merged: bool, span_us: i64) -> Option<&[Held
     None
 }
 
+/// The ranges up to the last rows of each partition.
+fn reached(rows: &[RecordBatch], ranges: &[OffsetRange]) -> Vec<OffsetRange> {
+    let mut until: BTreeMap<i32, i64> = BTreeMap::new();
+    for rows in rows {
+        let (Some(partitions), Some(offsets)) = (rows.column_by_name(HIDDEN[0]), rows.column_by_name(HIDDEN[1])) else {
+            continue;
+        };
+        let partitions = partitions.as_primitive::<Int32Type>().values();
+        let offsets = offsets.as_primitive::<Int64Type>().values();
+        for (partition, offset) in partitions.iter().zip(offsets) {
+            let last = until.entry(*partition).or_insert(offset + 1);
+            *last = (*last).max(offset + 1);
+        }
+    }
+    let of = |range: &OffsetRange| until.get(&range.partition).copied().unwrap_or(range.from);
+    ranges.iter().map(|range| OffsetRange { until: of(range), ..*range }).collect()
+}
+
 /// The files of a folder that are segments by their names.
 pub fn names(folder: &Path) -> Vec<Name> {
     let listed = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -306,61 +506,94 @@ fn remove(folder: &Path, name: Name) {
     }
 }
 
-/// Moves what is right in the folders of earlier owners to that of a new one: committed, whole, of these columns, and
-/// tiling up to the committed offsets. All else goes.
+/// Takes what is right in the folder of an earlier owner into that of a new one: committed, whole, of these columns, and
+/// tiling up to the committed offsets. What earlier owners had stays where it was, see [`Keeper::alone`].
 fn take_over(home: &Path, schema: &SchemaRef, begin: &Begin<'_>) -> Result<Vec<Held>> {
     fs::create_dir_all(home).map_err(disk)?;
-    // The last owner had taken over what those before it had.
-    let last = newest_owner(home);
+    let folder = home.join(owner_name(begin.epoch));
+    // It has its name once all are in it; nobody else's has this one.
+    let unfinished = home.join(format!("unfinished-{}", owner_name(begin.epoch)));
+    let emptied = || {
+        gone(fs::remove_dir_all(&unfinished))?;
+        fs::create_dir(&unfinished).map_err(disk)
+    };
+    emptied()?;
     let mut found = Vec::new();
-    if let Some(folder) = &last {
-        for name in names(folder).into_iter().filter(|name| name.last <= begin.seq) {
-            if let Ok((facts, of, bytes)) = segment::look(&folder.join(name.file()))
-                && of == *schema
-            {
-                found.push(Held { name, facts, bytes });
-            }
+    // An owner that still runs may merge files while we look.
+    for look in 0..LOOKS {
+        let earlier = owners(home);
+        if earlier.iter().all(|folder| names(folder).is_empty()) {
+            break;
         }
-    }
-    let mut found = super::reader::without_parts(found, |held| held.name);
-    if found.is_empty() || untiled(found.iter().map(|held| &held.facts), begin.committed, true).is_some() {
-        found.clear();
-    }
-    // It has its name once all are in it.
-    let (folder, unfinished) = (home.join(owner_name(begin.epoch)), home.join("unfinished"));
-    gone(fs::remove_dir_all(&unfinished))?;
-    fs::create_dir(&unfinished).map_err(disk)?;
-    for held in &found {
-        let Some(from) = &last else { continue };
-        // An owner that still runs may have merged it meanwhile: then it is missing, and all are.
-        match fs::rename(from.join(held.name.file()), unfinished.join(held.name.file())) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                found.clear();
-                gone(fs::remove_dir_all(&unfinished))?;
-                fs::create_dir(&unfinished).map_err(disk)?;
-                break;
-            }
-            moved => moved.map_err(disk)?,
+        if look > 0 {
+            std::thread::sleep(LOOK_PAUSE);
         }
+        let fitting = earlier.iter().map(|folder| (folder, fitting(folder, schema, begin)));
+        let Some((from, fitting)) = fitting.into_iter().find(|(_, held)| !held.is_empty()) else { continue };
+        if linked(&fitting, from, &unfinished)? {
+            found = fitting;
+            break;
+        }
+        emptied()?;
     }
     // A database that was restored counts epochs again.
     gone(fs::remove_dir_all(&folder))?;
     fs::rename(&unfinished, &folder).map_err(disk)?;
-    for entry in fs::read_dir(home).map_err(disk)? {
-        let other = entry.map_err(disk)?.path();
-        if other != folder {
-            gone(fs::remove_dir_all(&other))?;
+    Ok(found)
+}
+
+/// The files of a folder that are all that was committed; none if something is missing.
+fn fitting(folder: &Path, schema: &SchemaRef, begin: &Begin<'_>) -> Vec<Held> {
+    let mut found = Vec::new();
+    // One that a merge has left across the end of the archive would hide what lies behind it.
+    let across = |name: &Name| begin.archived.is_some_and(|(last, _)| name.first <= *last && *last < name.last);
+    for name in names(folder).into_iter().filter(|name| name.last <= begin.seq && !across(name)) {
+        if let Ok((facts, of, bytes)) = segment::look(&folder.join(name.file()))
+            && of == *schema
+        {
+            found.push(Held { name, facts, bytes });
         }
     }
-    Ok(found)
+    let found = super::reader::without_parts(found, |held| held.name);
+    let reaches_back = |(archived, offsets): &(i64, Vec<(i32, i64)>)| {
+        let first = found.first().map(|held| &held.facts);
+        *archived >= begin.seq
+            || first.is_some_and(|first| {
+                let from = |partition: i32| first.ranges.iter().find(|range| range.0 == partition).map(|range| range.1);
+                // One that came later begins where it should: that they tile says so.
+                offsets.iter().all(|(partition, offset)| from(*partition).is_none_or(|from| from <= *offset))
+            })
+    };
+    let whole = untiled(found.iter().map(|held| &held.facts), begin.committed, true).is_none();
+    if whole && begin.archived.is_none_or(reaches_back) { found } else { Vec::new() }
+}
+
+/// Gives files a second name in another folder; whether all of them were still there.
+fn linked(files: &[Held], from: &Path, to: &Path) -> Result<bool> {
+    for held in files {
+        let (from, to) = (from.join(held.name.file()), to.join(held.name.file()));
+        // Some file systems have one name for a file.
+        let linked = fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop));
+        match linked {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            linked => linked.map_err(disk)?,
+        }
+    }
+    Ok(true)
+}
+
+/// The folders of owners, the newest first.
+fn owners(home: &Path) -> Vec<PathBuf> {
+    let listed = fs::read_dir(home).into_iter().flatten().flatten();
+    let owners = listed.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut owners: Vec<String> = owners.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).collect();
+    owners.sort_unstable_by(|one, other| other.cmp(one));
+    owners.into_iter().map(|name| home.join(name)).collect()
 }
 
 /// The folder of the newest owner.
 pub fn newest_owner(home: &Path) -> Option<PathBuf> {
-    let listed = fs::read_dir(home).into_iter().flatten().flatten();
-    let owners = listed.filter_map(|entry| entry.file_name().into_string().ok());
-    let owners = owners.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
-    owners.max().map(|name| home.join(name))
+    owners(home).into_iter().next()
 }
 
 /// What is not there need not be removed.

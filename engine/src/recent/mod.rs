@@ -15,16 +15,17 @@
 //! before, and deletes the rest. So what an owner still writes whose epoch is over is nobody's.
 //!
 //! They are a cache. Nothing is forced to the disk; what was written before the machine last started is not read again.
-//! When they cannot be written they go, and the pipeline goes on.
+//! When they cannot be written they go, and the pipeline goes on. Those that are to be archived stay until they are, and
+//! when they cannot be written the pipeline waits.
 
 mod keeper;
 mod map;
 mod reader;
 mod segment;
 
-pub use keeper::{Begin, Keeper};
-pub use reader::{Reader, Slice};
-pub use segment::Facts;
+pub use keeper::{Begin, Due, Keeper};
+pub use reader::{Reader, Slice, absent};
+pub use segment::{Facts, GONE};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -18,9 +18,23 @@ use crate::error::{Error, Result};
 const LOOKS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// Files that are mapped, in the order of their commits.
+type Files = Vec<(Name, Arc<Segment>)>;
+
+/// What a query hears that some of what it should read is not there.
+pub fn absent(source: &str, partition: i32, from: i64, until: i64) -> Error {
+    let why = format!(
+        "recent batches of {source} are not there: offsets [{from}, {until}) of partition {partition} are missing"
+    );
+    Error::wait("TG-RECENT-ABSENT", why).hint(
+        "ask again; recent.path must name the folder that the engine writes, on the same machine, whose log says whether it writes",
+    )
+}
+
 /// A file that a query reads, or that part of it which was committed.
 #[derive(Debug, Clone)]
 pub struct Slice {
+    name: Name,
     segment: Arc<Segment>,
     /// Only rows below these offsets, by partition.
     below: Option<Arc<[(i32, i64)]>>,
@@ -30,6 +44,11 @@ impl Slice {
     /// What is known of the file.
     pub fn facts(&self) -> &Facts {
         &self.segment.facts
+    }
+
+    /// The commits that it holds.
+    pub fn name(&self) -> Name {
+        self.name
     }
 
     /// How many rows, if all of the file is read.
@@ -103,11 +122,11 @@ impl Reader {
             let next_of =
                 |partition: i32| next.iter().find(|(other, _)| *other == partition).map_or(0, |(_, next)| *next);
             // A merged file may reach beyond a moment that is a little older.
-            let slice = |segment: Arc<Segment>| {
+            let slice = |(name, segment): (Name, Arc<Segment>)| {
                 let ranges = &segment.facts.ranges;
                 let is_whole = ranges.iter().all(|(partition, _, until)| *until <= next_of(*partition));
                 let begun = is_whole || ranges.iter().any(|(partition, from, _)| *from < next_of(*partition));
-                begun.then(|| Slice { segment, below: (!is_whole).then(|| next.clone()) })
+                begun.then(|| Slice { name, segment, below: (!is_whole).then(|| next.clone()) })
             };
             let files: Vec<Slice> = files.into_iter().filter_map(slice).collect();
             match untiled(files.iter().map(Slice::facts), committed, false) {
@@ -116,18 +135,11 @@ impl Reader {
             }
         }
         let (partition, from, until) = missing.unwrap_or_default();
-        Err(Error::wait(
-            "TG-RECENT-ABSENT",
-            format!(
-                "recent batches of {} are not there: offsets [{from}, {until}) of partition {partition} are missing",
-                self.source
-            ),
-        )
-        .hint("recent.path must name the folder that the engine writes, on the same machine; its log says whether it writes"))
+        Err(absent(&self.source, partition, from, until))
     }
 
     /// Every file of the newest owner, in the order of its commits; none if they change while they are looked at.
-    fn files(&self, home: &Path) -> Result<Option<Vec<Arc<Segment>>>> {
+    fn files(&self, home: &Path) -> Result<Option<Files>> {
         let Some(folder) = keeper::newest_owner(home) else { return Ok(Some(Vec::new())) };
         let mut names = keeper::names(&folder);
         names.sort();
@@ -161,7 +173,7 @@ impl Reader {
                 .hint("start the engine and the api with the same queries"));
             }
             files.insert(name, file.clone());
-            found.push(file);
+            found.push((name, file));
         }
         open.files = files;
         Ok(Some(found))

@@ -115,9 +115,9 @@ fn union(a: (i64, i64), b: (i64, i64)) -> (i64, i64) {
     (a.0.min(b.0), a.1.max(b.1))
 }
 
-/// The rows of an epoch as they are written: without the watermark, which is last, and with the time of writing.
+/// Decoded rows as they are written: without the watermark, if they have one, and with the time of writing.
 pub fn of_decoded(rows: &RecordBatch, schema: &SchemaRef, ingested: i64) -> Result<RecordBatch> {
-    let mut columns = rows.columns()[..rows.num_columns() - 1].to_vec();
+    let mut columns = rows.columns()[..schema.fields().len() - 1].to_vec();
     let ingested = TimestampMicrosecondArray::from_value(ingested, rows.num_rows()).with_timezone("+00:00");
     columns.push(Arc::new(ingested));
     Ok(RecordBatch::try_new(schema.clone(), columns)?)

@@ -79,8 +79,11 @@ impl Played {
     fn owner(&mut self, epoch: i64) -> Keeper {
         self.epoch = epoch;
         let committed = self.committed();
-        let begin = Begin { epoch, seq: self.seq, committed: &committed };
-        Keeper::begin(&self.settings, &self.source, &begin, &Clock::Manual(self.clock.clone())).unwrap()
+        let begin = Begin { epoch, seq: self.seq, committed: &committed, archived: None };
+        let clock = Clock::Manual(self.clock.clone());
+        let keeper = Keeper::begin(&self.settings, &self.source, &begin, &clock).unwrap();
+        keeper.alone().unwrap();
+        keeper
     }
 
     /// What the next commit would hold.
@@ -336,4 +339,44 @@ fn names_are_read_as_they_are_written() {
         assert_eq!(segment::Name::parse(other), None, "{other}");
     }
     assert_eq!(file_name("a/b c_1"), "a%2fb%20c_1");
+}
+
+#[test]
+fn a_take_over_that_was_cut_off_loses_nothing() {
+    let mut played = Played::new("cut-off");
+    let keeper = played.owner(1);
+    played.commit(&keeper, 3);
+    let home = home(&played.folder.0, "s", &played.life);
+    // One got as far as its folder, the next one was killed before that.
+    fs::create_dir(home.join(owner_name(2))).unwrap();
+    fs::create_dir(home.join("unfinished-0000000003")).unwrap();
+    fs::hard_link(keeper_file(&home, 1), home.join("unfinished-0000000003").join("000000000001-000000000001.arrow"))
+        .unwrap();
+    drop(keeper);
+    let keeper = played.owner(4);
+    played.commit(&keeper, 1);
+    assert_eq!(played.seen(&played.reader()), Ok((0..40).collect()));
+    let left: Vec<_> = fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["0000000004"]);
+}
+
+/// The file of the first commit, as an owner has it.
+fn keeper_file(home: &Path, epoch: i64) -> PathBuf {
+    home.join(owner_name(epoch)).join("000000000001-000000000001.arrow")
+}
+
+#[test]
+fn what_is_archived_together_is_enough_or_old_enough() {
+    let mut played = Played::new("due");
+    let keeper = played.owner(1);
+    played.commit(&keeper, 6);
+    let due = |bytes: u64, age_us: i64| {
+        keeper.due(0, &[(0, 0)], 5, bytes, age_us).unwrap().map(|due| (due.last(), due.until()))
+    };
+    let one = keeper.bytes() / 6;
+    // Commit 6 is not known to be there.
+    assert_eq!(due(100 * one, i64::MAX), None);
+    assert_eq!(due(100 * one, -1), Some((5, vec![(0, 50)])));
+    assert_eq!(due(3 * one + one / 2, i64::MAX), Some((3, vec![(0, 30)])));
+    assert_eq!(keeper.due(3, &[(0, 20)], 5, 1, 0).unwrap_err().code, GONE);
 }

@@ -9,16 +9,19 @@
 
 mod state;
 
+pub use state::replay;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use crate::archive::{self, Archiver};
 use crate::batch::Committed;
 use crate::decode::Decoder;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::log::Bounds;
 use crate::pipeline::{Partition, Pipeline, Running, Unsaved};
-use crate::recent::{Begin, Keeper};
+use crate::recent::{self, Keeper};
 use crate::sql::source::Startup;
 use crate::store::{Lease, Start, Stored, StoredPartition, ViewStart, Writer};
 use crate::time::{self, Quiet};
@@ -68,7 +71,7 @@ pub fn recover(pipeline: &Pipeline, lease: &dyn Lease) -> Result<Running> {
             target: bounds.get(p.partition as usize).map_or(p.next_offset, |bounds| bounds.high),
         })
         .collect();
-    let keeper = keep_recent(pipeline, &stored);
+    let (keeper, archiver) = keep(pipeline, writer.as_mut(), &stored, &bounds)?;
     reader.assign(&partitions.iter().map(|p| (p.id, p.position)).collect::<Vec<_>>())?;
     let running = Running {
         reader,
@@ -83,26 +86,63 @@ pub fn recover(pipeline: &Pipeline, lease: &dyn Lease) -> Result<Running> {
         rebuilt: restored.rebuilt,
         unsaved: Unsaved::new(pipeline.clock.now(), restored.replayed),
         keeper,
+        archiver,
         writer: Some(writer),
     };
     pipeline.tell_digest(&running)?;
     Ok(running)
 }
 
-/// Whoever writes recent batches. That they cannot be written is no reason not to run.
-fn keep_recent(pipeline: &Pipeline, stored: &Stored) -> Option<Arc<Keeper>> {
-    let settings = pipeline.recent.as_ref()?;
+/// Whoever writes recent batches, and whoever archives them.
+type Keeping = (Option<Arc<Keeper>>, Option<Arc<Archiver>>);
+
+/// Whoever does so for a pipeline.
+fn keep(pipeline: &Pipeline, writer: &mut dyn Writer, stored: &Stored, bounds: &[Bounds]) -> Result<Keeping> {
+    let source = &pipeline.source.source;
+    let archives = source.options.archive && pipeline.archive.is_some();
+    let archived = pipeline.runtime.block_on(writer.open_archive(stored.epoch, archives))?;
+    let Some(settings) = &pipeline.recent else {
+        if archives {
+            let why = format!("source {} is archived from recent batches, and recent.enabled is false", source.name);
+            return Err(Error::configuration("TG-ARCHIVE", why).hint("enable them, or leave archive = 'parquet' out"));
+        }
+        return Ok((None, None));
+    };
     let partitions = stored.partitions.iter().map(|p| (p.partition, p.start_offset, p.next_offset)).collect();
     let committed = Committed { pipeline: stored.pipeline_id.clone(), partitions };
-    let begin = Begin { epoch: stored.epoch, seq: stored.seq, committed: &committed };
-    match Keeper::begin(settings, &pipeline.source, &begin, &pipeline.clock) {
-        Ok(keeper) => Some(Arc::new(keeper)),
-        Err(error) => {
+    let (epoch, seq) = (stored.epoch, stored.seq);
+    let begin = recent::Begin { epoch, seq, committed: &committed, archived: archives.then_some(&archived) };
+    let keeper = match Keeper::begin(settings, &pipeline.source, &begin, &pipeline.clock) {
+        Ok(keeper) => Arc::new(keeper),
+        // Nothing rests on them but the archive.
+        Err(error) if !archives => {
             pipeline.metrics.recent_failed();
-            tracing::error!(pipeline = pipeline.source.source.name, "{error}; there are none until the next start");
-            None
+            tracing::error!(pipeline = source.name, "{error}; there are none until the next start");
+            return Ok((None, None));
         }
+        Err(error) => return Err(error),
+    };
+    if archives && keeper.needs_refill() {
+        archive::refill(pipeline, writer, stored, &keeper, &archived, bounds)?;
     }
+    // What others had is the only copy until here; and we may not be the owner any more.
+    pipeline.runtime.block_on(writer.topic_id(epoch))?;
+    match keeper.alone() {
+        Err(error) if archives => return Err(error),
+        Err(error) => tracing::warn!(pipeline = source.name, "recent batches of earlier owners stay: {error}"),
+        Ok(()) => {}
+    }
+    let Some(settings) = pipeline.archive.as_ref().filter(|_| archives) else { return Ok((Some(keeper), None)) };
+    let begin = archive::Begin {
+        pipeline: source.name.clone(),
+        life: stored.pipeline_id.clone(),
+        time_column: source.time_column.clone(),
+        epoch: stored.epoch,
+        archived: archived.0,
+        offsets: archived.1,
+    };
+    let archiver = Archiver::begin(settings, pipeline.store.clone(), keeper.clone(), begin, pipeline.clock.clone())?;
+    Ok((Some(keeper), Some(Arc::new(archiver))))
 }
 
 fn recreated(pipeline: &Pipeline, was: &str, is: &str) -> Error {

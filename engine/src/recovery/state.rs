@@ -195,35 +195,14 @@ impl Replaying<'_> {
     /// Reads `[start, next_offset)` of every partition into the views, without emitting anything; how many offsets.
     fn run(&self, decoder: &mut Decoder, watermarks: &mut Watermarks, views: &mut [View]) -> Result<i64> {
         let Self { pipeline, stored, starts, .. } = self;
-        let until: BTreeMap<i32, i64> = stored.partitions.iter().map(|p| (p.partition, p.next_offset)).collect();
-        let mut open: BTreeMap<i32, i64> =
-            starts.iter().copied().filter(|(partition, start)| *start < until[partition]).collect();
-        let total: i64 = open.iter().map(|(partition, start)| until[partition] - start).sum();
+        let total = replay(pipeline, stored, starts, |records| {
+            failpoint::hit("replay-mid")?;
+            let Some(rows) = decoder.decode(records, Future::Given(&self.future))?.rows else { return Ok(()) };
+            let rows = watermarks.stamp(rows, decoder.time_column(), &pipeline.source.schema)?;
+            views.iter_mut().try_for_each(|view| view.absorb(&rows, stored.frontier, None))
+        })?;
         if total == 0 {
             return Ok(0);
-        }
-        tracing::info!(pipeline = pipeline.source.source.name, "replaying {total} offsets");
-        let mut reader = pipeline.log.open(&pipeline.source.source, stored.partitions.len())?;
-        reader.assign(&open.iter().map(|(partition, start)| (*partition, *start)).collect::<Vec<_>>())?;
-        let mut quiet_since = pipeline.clock.now();
-        while !open.is_empty() {
-            if pipeline.stopped() {
-                return Err(Error::wait("TG-STOPPED", "stopped while replaying"));
-            }
-            let took = self.read(reader.as_mut(), &until, &mut open, |records| {
-                failpoint::hit("replay-mid")?;
-                let Some(rows) = decoder.decode(records, Future::Given(&self.future))?.rows else { return Ok(()) };
-                let rows = watermarks.stamp(rows, decoder.time_column(), &pipeline.source.schema)?;
-                views.iter_mut().try_for_each(|view| view.absorb(&rows, stored.frontier, None))
-            })?;
-            if took {
-                quiet_since = pipeline.clock.now();
-            } else if pipeline.clock.now().duration_since(quiet_since) > Duration::from_secs(30) {
-                return Err(Error::wait(
-                    "TG-KAFKA-READ",
-                    format!("no record came for 30 s while replaying partitions {:?}", open.keys()),
-                ));
-            }
         }
         for partition in &stored.partitions {
             if watermarks.of(partition.partition) != partition.watermark {
@@ -239,41 +218,72 @@ impl Replaying<'_> {
         }
         Ok(total)
     }
+}
 
-    /// Reads once; whether there was anything to take.
-    fn read(
-        &self,
-        reader: &mut dyn Reader,
-        until: &BTreeMap<i32, i64>,
-        open: &mut BTreeMap<i32, i64>,
-        mut take: impl FnMut(&[Record<'_>]) -> Result<()>,
-    ) -> Result<bool> {
-        let messages = reader.read(Duration::from_millis(20), CHUNK_RECORDS_MAX)?;
-        let mut records: Vec<Record<'_>> = Vec::with_capacity(messages.len());
-        for event in messages.events() {
-            let (partition, position) = match event {
-                Event::Record(record) => {
-                    if record.offset < until[&record.partition] {
-                        records.push(record);
-                    }
-                    (record.partition, record.offset + 1)
-                }
-                Event::End { partition, offset } => (partition, offset),
-                Event::Failed { partition, why } => {
-                    return Err(Error::wait(
-                        "TG-KAFKA-READ",
-                        format!("partition {partition} cannot be replayed: {why}"),
-                    ));
-                }
-            };
-            if position >= until[&partition] {
-                open.remove(&partition);
-            }
-        }
-        if records.is_empty() {
-            return Ok(false);
-        }
-        take(&records)?;
-        Ok(true)
+/// Reads `[start, next_offset)` of every partition once more; how many offsets.
+pub fn replay(
+    pipeline: &Pipeline,
+    stored: &Stored,
+    starts: &[(i32, i64)],
+    mut take: impl FnMut(&[Record<'_>]) -> Result<()>,
+) -> Result<i64> {
+    let until: BTreeMap<i32, i64> = stored.partitions.iter().map(|p| (p.partition, p.next_offset)).collect();
+    let mut open: BTreeMap<i32, i64> =
+        starts.iter().copied().filter(|(partition, start)| *start < until[partition]).collect();
+    let total: i64 = open.iter().map(|(partition, start)| until[partition] - start).sum();
+    if total == 0 {
+        return Ok(0);
     }
+    tracing::info!(pipeline = pipeline.source.source.name, "replaying {total} offsets");
+    let mut reader = pipeline.log.open(&pipeline.source.source, stored.partitions.len())?;
+    reader.assign(&open.iter().map(|(partition, start)| (*partition, *start)).collect::<Vec<_>>())?;
+    let mut quiet_since = pipeline.clock.now();
+    while !open.is_empty() {
+        if pipeline.stopped() {
+            return Err(Error::wait("TG-STOPPED", "stopped while replaying"));
+        }
+        let took = read(reader.as_mut(), &until, &mut open, &mut take)?;
+        if took {
+            quiet_since = pipeline.clock.now();
+        } else if pipeline.clock.now().duration_since(quiet_since) > Duration::from_secs(30) {
+            return Err(Error::wait(
+                "TG-KAFKA-READ",
+                format!("no record came for 30 s while replaying partitions {:?}", open.keys()),
+            ));
+        }
+    }
+    Ok(total)
+}
+
+/// Reads once; whether there was anything to take.
+fn read(
+    reader: &mut dyn Reader,
+    until: &BTreeMap<i32, i64>,
+    open: &mut BTreeMap<i32, i64>,
+    take: &mut impl FnMut(&[Record<'_>]) -> Result<()>,
+) -> Result<bool> {
+    let messages = reader.read(Duration::from_millis(20), CHUNK_RECORDS_MAX)?;
+    let mut records: Vec<Record<'_>> = Vec::with_capacity(messages.len());
+    for event in messages.events() {
+        let (partition, position) = match event {
+            Event::Record(record) => {
+                if record.offset < until[&record.partition] {
+                    records.push(record);
+                }
+                (record.partition, record.offset + 1)
+            }
+            Event::End { partition, offset } => (partition, offset),
+            Event::Failed { partition, why } => {
+                return Err(Error::wait("TG-KAFKA-READ", format!("partition {partition} cannot be replayed: {why}")));
+            }
+        };
+        if position >= until[&partition] {
+            open.remove(&partition);
+        }
+    }
+    if records.is_empty() {
+        return Ok(false);
+    }
+    take(&records)?;
+    Ok(true)
 }

@@ -100,12 +100,14 @@ pub struct Options {
     pub max_future_skew: Duration,
     /// A partition whose watermark leads the slowest by more than this is paused.
     pub max_drift: Duration,
+    /// Whether its rows are archived.
+    pub archive: bool,
     /// Settings handed to the Kafka client.
     pub kafka: BTreeMap<String, String>,
 }
 
 const KNOWN_OPTIONS: &str =
-    "connector, topic, format, scan.startup.mode, idle_timeout, max_future_skew, max_drift, kafka.*";
+    "connector, topic, format, scan.startup.mode, idle_timeout, max_future_skew, max_drift, archive, kafka.*";
 
 /// Settings of the Kafka client on which exactly-once rests. They are ours.
 const OUR_KAFKA_SETTINGS: [&str; 9] = [
@@ -405,6 +407,15 @@ fn parse_options(cursor: &mut Cursor<'_>, name: &str, faults: &mut Vec<Error>) -
         }
         None => None,
     };
+    let archive = match given.get("archive").map(|(value, at)| (value.as_str(), *at)) {
+        None | Some(("none", _)) => false,
+        Some(("parquet", _)) => true,
+        Some((other, at)) => {
+            let told = format!("archive = '{other}' is not supported");
+            fault(at, "TG-SQL-SOURCE", told, "use 'parquet', or leave it out".to_string());
+            false
+        }
+    };
     let mut duration = |key: &str, default: Duration| {
         let Some((value, at)) = given.get(key) else { return default };
         match super::statement::parse_interval_us(value).filter(|us| *us > 0) {
@@ -436,5 +447,5 @@ fn parse_options(cursor: &mut Cursor<'_>, name: &str, faults: &mut Vec<Error>) -
         }
     }
     let (Some((topic, _)), Some(startup)) = (topic, startup) else { return Ok(None) };
-    Ok(Some(Options { topic: topic.to_string(), startup, idle_timeout, max_future_skew, max_drift, kafka }))
+    Ok(Some(Options { topic: topic.to_string(), startup, idle_timeout, max_future_skew, max_drift, archive, kafka }))
 }

@@ -19,6 +19,7 @@ use super::{
     Commit, Expired, FoundPiece, GIVEN_REASONS, GivenReject, Lease, Letters, Moment, Settled, Snapshot, Stop, Store,
     Stored, StoredPartition, StoredView, ViewStart, Wanted, Writer, expired_rows,
 };
+use crate::archive::{Archived, Before};
 use crate::batch::Committed;
 use crate::error::{Error, Result};
 use crate::sql::planned::Table;
@@ -40,6 +41,9 @@ struct Held {
 struct Pipeline {
     life: Uuid,
     committed_at: i64,
+    /// Files, and whether they are whole.
+    archive: Vec<(Archived, bool)>,
+    archived: Option<(i64, Vec<(i32, i64)>)>,
     /// By partition.
     high_watermarks: BTreeMap<i32, i64>,
     epoch: i64,
@@ -210,7 +214,13 @@ impl Store for MemoryStore {
         let held = self.held();
         let tables = held.tables.iter().map(|(name, rows)| Ok((name.clone(), rows.batch()?)));
         let tables = tables.collect::<Result<_>>()?;
-        Ok(Arc::new(MemorySnapshot { tables, status: held.status(), dead_letters: held.dead_letters(usize::MAX) }))
+        let whole = |(name, p): (&String, &Pipeline)| {
+            let files = p.archive.iter().filter(|(_, whole)| *whole);
+            files.map(|(file, _)| (name.clone(), file.clone())).collect::<Vec<_>>()
+        };
+        let archive = held.pipelines.iter().flat_map(whole).collect();
+        let (status, dead_letters) = (held.status(), held.dead_letters(usize::MAX));
+        Ok(Arc::new(MemorySnapshot { tables, status, dead_letters, archive }))
     }
 
     async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64> {
@@ -219,6 +229,49 @@ impl Store for MemoryStore {
         let keys = expired_rows(table, &rows.batch()?, &expired)?;
         rows.delete(&keys)?;
         Ok(keys.num_rows() as u64)
+    }
+
+    async fn begin_archiving(&self, pipeline: &str, epoch: i64, files: &[Archived]) -> Result<()> {
+        let mut held = self.held();
+        held.owned(pipeline, epoch)?.archive.extend(files.iter().map(|file| (file.clone(), false)));
+        Ok(())
+    }
+
+    async fn end_archiving(
+        &self,
+        pipeline: &str,
+        epoch: i64,
+        (first, last): (i64, i64),
+        until: &[(i32, i64)],
+    ) -> Result<()> {
+        let mut held = self.held();
+        let owned = held.owned(pipeline, epoch)?;
+        if owned.archived.as_ref().map(|(last, _)| last + 1) != Some(first) {
+            return Err(super::over(pipeline, epoch));
+        }
+        if let Some((seq, offsets)) = &mut owned.archived {
+            *seq = last;
+            for (partition, offset) in offsets {
+                *offset = until.iter().find(|(moved, _)| moved == partition).map_or(*offset, |(_, until)| *until);
+            }
+        }
+        owned.archive.iter_mut().filter(|(file, _)| file.last == last).for_each(|(_, whole)| *whole = true);
+        Ok(())
+    }
+
+    async fn archived_until(&self, pipeline: &str) -> Result<i64> {
+        let mut held = self.held();
+        Ok(held.pipeline(pipeline)?.archived.as_ref().map_or(0, |(last, _)| *last))
+    }
+
+    async fn archiving(&self, _: &str, _: i64) -> Result<Vec<String>> {
+        // All of it goes with its owner.
+        Ok(Vec::new())
+    }
+
+    async fn forget_archiving(&self, pipeline: &str, epoch: i64, paths: &[String]) -> Result<()> {
+        self.held().owned(pipeline, epoch)?.archive.retain(|(file, whole)| *whole || !paths.contains(&file.path));
+        Ok(())
     }
 
     async fn drop_view(&self, view: &str) -> Result<bool> {
@@ -243,6 +296,7 @@ struct MemorySnapshot {
     tables: BTreeMap<String, RecordBatch>,
     status: Status,
     dead_letters: Vec<DeadLetterRow>,
+    archive: Vec<(String, Archived)>,
 }
 
 #[async_trait]
@@ -259,6 +313,14 @@ impl Moment for MemorySnapshot {
 
     async fn committed(&self, pipeline: &str) -> Result<Option<Committed>> {
         Ok(Snapshot::status(self).await?.committed(pipeline))
+    }
+
+    async fn archived(&self, pipeline: &str, oldest: i64, times: (i64, i64)) -> Result<Before> {
+        let own = || self.archive.iter().filter(|(of, _)| of == pipeline).map(|(_, file)| file);
+        let until = own().filter(|file| file.first < oldest).map(|file| file.last).max();
+        let is_before = |file: &&Archived| until.is_some_and(|until| file.last <= until);
+        let files = own().filter(is_before).filter(|file| file.times.1 >= times.0 && file.times.0 <= times.1);
+        Ok(Before { until, offsets: None, files: files.cloned().collect() })
     }
 }
 
@@ -303,6 +365,8 @@ impl Lease for MemoryLease {
         let pipeline = held.pipelines.entry(self.pipeline.clone()).or_insert_with(|| Pipeline {
             life: Uuid::new_v4(),
             committed_at: NONE,
+            archive: Vec::new(),
+            archived: None,
             high_watermarks: BTreeMap::new(),
             epoch: 0,
             seq: 0,
@@ -358,6 +422,19 @@ impl Writer for MemoryWriter {
             pipeline.partitions.insert(*partition, StoredPartition::beginning(*partition, *start));
         }
         Ok(())
+    }
+
+    async fn open_archive(&mut self, epoch: i64, archive: bool) -> Result<(i64, Vec<(i32, i64)>)> {
+        let mut held = self.store.held();
+        let owned = held.owned(&self.pipeline, epoch)?;
+        let (seq, partitions) = (owned.seq, owned.partitions.values());
+        let now: Vec<(i32, i64)> = partitions.map(|p| (p.partition, p.next_offset)).collect();
+        let (last, mut offsets) = owned.archived.take().unwrap_or((seq, now.clone()));
+        offsets.extend(
+            now.into_iter().filter(|(new, _)| !offsets.iter().any(|(known, _)| known == new)).collect::<Vec<_>>(),
+        );
+        owned.archived = archive.then(|| (last, offsets.clone()));
+        Ok((last, offsets))
     }
 
     async fn begin_view(&mut self, epoch: i64, start: &ViewStart<'_>) -> Result<()> {

@@ -25,6 +25,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::archive::{Archived, Before};
 use crate::batch::{Committed, OffsetRange};
 use crate::error::{Error, Result};
 use crate::sink::{Write, quoted};
@@ -58,6 +59,23 @@ pub trait Store: Send + Sync {
     async fn snapshot(&self, limit: Duration) -> Result<Arc<dyn Snapshot>>;
     /// Deletes rows of windows that have ended long ago, a slice of them; how many.
     async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64>;
+    /// Names files of the archive that are about to be written; only for the owner of the newest epoch.
+    async fn begin_archiving(&self, pipeline: &str, epoch: i64, files: &[Archived]) -> Result<()>;
+    /// They are whole: what was committed from `first` to `last`, right behind what is archived, is archived too, up to these
+    /// offsets.
+    async fn end_archiving(
+        &self,
+        pipeline: &str,
+        epoch: i64,
+        (first, last): (i64, i64),
+        until: &[(i32, i64)],
+    ) -> Result<()>;
+    /// The last commit that is archived.
+    async fn archived_until(&self, pipeline: &str) -> Result<i64>;
+    /// The files that owners of earlier epochs have named, and that are not known to be whole: they never will be.
+    async fn archiving(&self, pipeline: &str, epoch: i64) -> Result<Vec<String>>;
+    /// They are deleted. Those that were named within the last hour stay named: whoever was to write them may still do so.
+    async fn forget_archiving(&self, pipeline: &str, epoch: i64, paths: &[String]) -> Result<()>;
     /// Removes a view: its table, its state, its progress. The pipeline's owner is fenced. Whether there was one.
     async fn drop_view(&self, view: &str) -> Result<bool>;
 }
@@ -72,6 +90,8 @@ pub trait Moment: Send + Sync {
     async fn extent(&self, table: &Table, column: usize) -> Result<Option<(i64, i64)>>;
     /// Where a pipeline stands; none if it was never begun.
     async fn committed(&self, pipeline: &str) -> Result<Option<Committed>>;
+    /// What of its archive lies before commit `oldest`.
+    async fn archived(&self, pipeline: &str, oldest: i64, times: (i64, i64)) -> Result<Before>;
 }
 
 /// The database as it was at one moment.
@@ -215,6 +235,9 @@ pub trait Writer: Send {
     async fn topic_id(&mut self, epoch: i64) -> Result<String>;
     /// Notes where partitions begin that were never read.
     async fn begin_partitions(&mut self, epoch: i64, starts: &[(i32, i64)]) -> Result<()>;
+    /// Where the archive goes on: the last commit that it has, and the next offset of each partition. It begins behind what
+    /// is committed where there is none yet; where there is to be none, what was known of it is forgotten.
+    async fn open_archive(&mut self, epoch: i64, archive: bool) -> Result<(i64, Vec<(i32, i64)>)>;
     /// Notes a view that is new.
     async fn begin_view(&mut self, epoch: i64, start: &ViewStart<'_>) -> Result<()>;
     /// Notes as of which commit a view is not declared any more; the first such note stands until it is taken back.
@@ -280,7 +303,7 @@ pub struct Expired<'a> {
 }
 
 /// Names the form of our tables; a database of another is refused.
-pub const SCHEMA_VERSION: i64 = 3;
+pub const SCHEMA_VERSION: i64 = 4;
 
 /// What a database of another form hears.
 fn other_schema(found: i64) -> Error {

@@ -7,6 +7,7 @@
 //! - `table`, `columns`: a view's rows as statements and their parameters;
 //! - `read`, `snapshot`: what people ask; `readers`: the sessions that answer.
 
+mod archive;
 mod claim;
 mod columns;
 mod lease;

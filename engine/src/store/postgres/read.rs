@@ -12,6 +12,7 @@ use tokio_postgres::Row;
 use super::lease::PostgresLease;
 use super::snapshot::PostgresSnapshot;
 use super::{Postgres, Session, time};
+use crate::archive::Archived;
 use crate::error::Result;
 use crate::sink::quoted;
 use crate::sql::planned::{Table, TableColumn};
@@ -26,7 +27,7 @@ fn us(column: &str) -> String {
 }
 
 /// Whether an engine has made our tables: before its first start there is nothing to tell.
-async fn has_tables(session: &Session) -> Result<bool> {
+pub(super) async fn has_tables(session: &Session) -> Result<bool> {
     Ok(session.one("SELECT to_regclass('tidegate.leases') IS NOT NULL", &[]).await?.get(0))
 }
 
@@ -212,6 +213,26 @@ impl Store for Postgres {
             expired.rows_max
         );
         session.run(&sql, &[&expired.until]).await
+    }
+
+    async fn begin_archiving(&self, pipeline: &str, epoch: i64, files: &[Archived]) -> Result<()> {
+        self.archive_begins(pipeline, epoch, files).await
+    }
+
+    async fn end_archiving(&self, pipeline: &str, epoch: i64, span: (i64, i64), until: &[(i32, i64)]) -> Result<()> {
+        self.archive_ends(pipeline, epoch, span, until).await
+    }
+
+    async fn archived_until(&self, pipeline: &str) -> Result<i64> {
+        self.archive_reaches(pipeline).await
+    }
+
+    async fn archiving(&self, pipeline: &str, epoch: i64) -> Result<Vec<String>> {
+        self.archive_begun(pipeline, epoch).await
+    }
+
+    async fn forget_archiving(&self, pipeline: &str, epoch: i64, paths: &[String]) -> Result<()> {
+        self.archive_forgets(pipeline, epoch, paths).await
     }
 
     async fn drop_view(&self, view: &str) -> Result<bool> {

@@ -20,7 +20,8 @@ CREATE TABLE IF NOT EXISTS tidegate.pipelines (
     records_read     bigint NOT NULL DEFAULT 0,
     records_decoded  bigint NOT NULL DEFAULT 0,
     records_rejected bigint NOT NULL DEFAULT 0,
-    committed_at     timestamptz NOT NULL DEFAULT now()
+    committed_at     timestamptz NOT NULL DEFAULT now(),
+    archived_seq     bigint                           -- the last commit that is archived
 ) WITH (fillfactor = 50);
 
 -- One row a partition: start_offset <= checkpoint_offset <= next_offset, and rebuild_from <= next_offset.
@@ -31,6 +32,7 @@ CREATE TABLE IF NOT EXISTS tidegate.progress (
     checkpoint_offset    bigint NOT NULL,             -- the state pieces hold the effect of every record below it, and of none above
     rebuild_from         bigint NOT NULL,             -- the lowest offset that an open window still depends on
     start_offset         bigint NOT NULL,             -- where the pipeline began to read
+    archived_offset      bigint,                      -- every record below it is archived
     high_watermark       bigint NOT NULL DEFAULT 0,   -- where the partition ended when it was last read
     watermark            timestamptz,                 -- wm_p after the records below next_offset
     checkpoint_watermark timestamptz,
@@ -92,6 +94,24 @@ CREATE TABLE IF NOT EXISTS tidegate.state (
     PRIMARY KEY (pipeline, view, part, window_start, piece)
 );
 ALTER TABLE tidegate.state ALTER COLUMN data SET STORAGE EXTERNAL;
+
+-- Files of the archive. One that is not whole may be there or not: the next owner deletes it.
+CREATE TABLE IF NOT EXISTS tidegate.archive (
+    pipeline   text NOT NULL REFERENCES tidegate.pipelines ON DELETE CASCADE,
+    path       text NOT NULL,                         -- below archive.url
+    first_seq  bigint NOT NULL,                       -- the commits whose rows it may hold
+    last_seq   bigint NOT NULL,
+    rows       bigint NOT NULL,
+    bytes      bigint NOT NULL,
+    first_time timestamptz NOT NULL,                  -- the least and the greatest event time
+    last_time  timestamptz NOT NULL,
+    epoch      bigint NOT NULL,                       -- the owner that was to write it
+    begun_at   timestamptz NOT NULL DEFAULT now(),
+    whole      boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (pipeline, path)
+);
+CREATE INDEX IF NOT EXISTS archive_times ON tidegate.archive (pipeline, last_time) WHERE whole;
+CREATE INDEX IF NOT EXISTS archive_begun ON tidegate.archive (pipeline) WHERE NOT whole;
 
 -- One row a pipeline: who is alive. Outside the commit, since it says nothing about the data.
 CREATE TABLE IF NOT EXISTS tidegate.leases (

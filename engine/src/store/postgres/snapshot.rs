@@ -12,6 +12,7 @@ use tokio_postgres::types::ToSql;
 use super::read::{self, as_text, text_rows};
 use super::readers::Reader;
 use super::{Postgres, Session, deadline, time};
+use crate::archive::Before;
 use crate::batch::Committed;
 use crate::error::{Error, Result};
 use crate::sink::quoted;
@@ -113,6 +114,10 @@ impl Moment for PostgresSnapshot {
 
     async fn committed(&self, pipeline: &str) -> Result<Option<Committed>> {
         Ok(Snapshot::status(self).await?.committed(pipeline))
+    }
+
+    async fn archived(&self, pipeline: &str, oldest: i64, times: (i64, i64)) -> Result<Before> {
+        self.asked(async |session: &Session| session.archived(pipeline, oldest, times).await).await
     }
 }
 

@@ -49,6 +49,11 @@ impl store::Writer for PostgresWriter {
         self.session().await?.begin_partitions(&pipeline, epoch, starts).await
     }
 
+    async fn open_archive(&mut self, epoch: i64, archive: bool) -> Result<(i64, Vec<(i32, i64)>)> {
+        let pipeline = self.pipeline.clone();
+        self.session().await?.open_archive(&pipeline, epoch, archive).await
+    }
+
     async fn begin_view(&mut self, epoch: i64, start: &ViewStart<'_>) -> Result<()> {
         let pipeline = self.pipeline.clone();
         self.session().await?.begin_view(&pipeline, epoch, start).await

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use super::table::TableSql;
-use super::{SqliteStore, Told, time};
+use super::{SqliteStore, Told, archive, time};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::sql::planned::Table;
@@ -137,6 +137,11 @@ impl Writer for SqliteWriter {
         }
         writing.commit().await.map_err(told)?;
         Ok(())
+    }
+
+    async fn open_archive(&mut self, epoch: i64, on: bool) -> Result<(i64, Vec<(i32, i64)>)> {
+        let pipeline = self.pipeline.clone();
+        Ok(archive::open(self.connection().await?, &pipeline, epoch, on).await?)
     }
 
     async fn begin_view(&mut self, epoch: i64, start: &ViewStart<'_>) -> Result<()> {

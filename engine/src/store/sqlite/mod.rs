@@ -4,6 +4,7 @@
 //! production. One process writes; any number may read. `synchronous = NORMAL` may lose the newest commits when the
 //! machine loses power, but only whole ones: results, offsets and state go back together, and the log is read again.
 
+mod archive;
 mod commit;
 mod snapshot;
 mod table;
@@ -28,6 +29,7 @@ use super::{
     Expired, Lease, Letters, SCHEMA_VERSION, Snapshot, Stop, Store, Stored, StoredPartition, StoredView, Writer,
     holder, other_schema, same_topic,
 };
+use crate::archive::Archived;
 use crate::batch::file_name;
 use crate::error::{Error, Result};
 use crate::sink::quoted;
@@ -238,6 +240,26 @@ impl Store for SqliteStore {
         let done =
             sqlx::query(AssertSqlSafe(sql)).bind(expired.until).execute(&mut connection).await.map_err(Told::from)?;
         Ok(done.rows_affected())
+    }
+
+    async fn begin_archiving(&self, pipeline: &str, epoch: i64, files: &[Archived]) -> Result<()> {
+        Ok(self.archive_begins(pipeline, epoch, files).await?)
+    }
+
+    async fn end_archiving(&self, pipeline: &str, epoch: i64, span: (i64, i64), until: &[(i32, i64)]) -> Result<()> {
+        Ok(self.archive_ends(pipeline, epoch, span, until).await?)
+    }
+
+    async fn archived_until(&self, pipeline: &str) -> Result<i64> {
+        Ok(self.archive_reaches(pipeline).await?)
+    }
+
+    async fn archiving(&self, pipeline: &str, epoch: i64) -> Result<Vec<String>> {
+        Ok(self.archive_begun(pipeline, epoch).await?)
+    }
+
+    async fn forget_archiving(&self, pipeline: &str, epoch: i64, paths: &[String]) -> Result<()> {
+        Ok(self.archive_forgets(pipeline, epoch, paths).await?)
     }
 
     async fn drop_view(&self, view: &str) -> Result<bool> {

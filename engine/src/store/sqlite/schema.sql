@@ -6,13 +6,13 @@ CREATE TABLE IF NOT EXISTS tidegate_pipelines (
     holder TEXT NOT NULL, topic TEXT NOT NULL, topic_id TEXT NOT NULL, watermark INTEGER,
     checkpoint_seq INTEGER NOT NULL DEFAULT 0, state_version TEXT NOT NULL DEFAULT '',
     records_read INTEGER NOT NULL DEFAULT 0, records_decoded INTEGER NOT NULL DEFAULT 0,
-    records_rejected INTEGER NOT NULL DEFAULT 0, pipeline_id TEXT NOT NULL, committed_at INTEGER
+    records_rejected INTEGER NOT NULL DEFAULT 0, pipeline_id TEXT NOT NULL, committed_at INTEGER, archived_seq INTEGER
 ) STRICT;
 
 CREATE TABLE IF NOT EXISTS tidegate_progress (
     pipeline TEXT NOT NULL, part INTEGER NOT NULL, next_offset INTEGER NOT NULL, checkpoint_offset INTEGER NOT NULL,
     rebuild_from INTEGER NOT NULL, start_offset INTEGER NOT NULL, watermark INTEGER, checkpoint_watermark INTEGER,
-    rebuild_watermark INTEGER, idle INTEGER NOT NULL DEFAULT 0, high_watermark INTEGER NOT NULL DEFAULT 0,
+    rebuild_watermark INTEGER, idle INTEGER NOT NULL DEFAULT 0, high_watermark INTEGER NOT NULL DEFAULT 0, archived_offset INTEGER,
     PRIMARY KEY (pipeline, part)
 ) STRICT;
 
@@ -31,6 +31,13 @@ CREATE TABLE IF NOT EXISTS tidegate_dead_letters (
 ) STRICT;
 
 CREATE INDEX IF NOT EXISTS tidegate_dead_letters_given ON tidegate_dead_letters (pipeline, part) WHERE reason IN ('future', 'late-after-idle');
+
+CREATE TABLE IF NOT EXISTS tidegate_archive (
+    pipeline TEXT NOT NULL, path TEXT NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, rows INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, first_time INTEGER NOT NULL, last_time INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    begun_at INTEGER NOT NULL, whole INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (pipeline, path)
+) STRICT;
 
 CREATE TABLE IF NOT EXISTS tidegate_state (
     pipeline TEXT NOT NULL, view TEXT NOT NULL, part INTEGER NOT NULL, window_start INTEGER NOT NULL, piece INTEGER NOT NULL,

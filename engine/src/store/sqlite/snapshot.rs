@@ -9,7 +9,8 @@ use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 use tokio::sync::Mutex;
 
 use super::values::{self, Value};
-use super::{SqliteStore, Told, bound, us};
+use super::{SqliteStore, Told, archive, bound, us};
+use crate::archive::Before;
 use crate::batch::Committed;
 use crate::error::Result;
 use crate::sink::quoted;
@@ -84,6 +85,12 @@ impl Moment for SqliteSnapshot {
 
     async fn committed(&self, pipeline: &str) -> Result<Option<Committed>> {
         Ok(Snapshot::status(self).await?.committed(pipeline))
+    }
+
+    async fn archived(&self, pipeline: &str, oldest: i64, times: (i64, i64)) -> Result<Before> {
+        let mut held = self.connection.lock().await;
+        let Some(connection) = ours(&mut held).await? else { return Ok(Before::default()) };
+        Ok(archive::archived(connection, pipeline, oldest, times).await?)
     }
 }
 
