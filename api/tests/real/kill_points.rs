@@ -9,7 +9,7 @@ use crate::world::{World, shared};
 /// Points that a process passes once, or once in a while: their n-th hit is that of the n-th process.
 const ONCE: [&str; 4] = ["takeover", "recover-loaded", "replay-mid", "shutdown"];
 
-/// Those of the archive are in archive.rs: "archive-begun", "archive-written", "archive-ended".
+/// Those of the archive are in archive.rs: "archive-look", "archive-begun", "archive-written", "archive-ended".
 const POINTS: [&str; 20] = [
     "read",
     "decoded",
