@@ -247,6 +247,15 @@ fn name_of(expr: &Expr) -> String {
         Expr::Function(function) => last(&function.name),
         Expr::Cast { expr, .. } | Expr::Nested(expr) | Expr::Collate { expr, .. } => name_of(expr),
         Expr::Case { .. } => "case".to_string(),
+        Expr::Exists { .. } => "exists".to_string(),
+        Expr::Subquery(query) => match query.body.as_ref() {
+            SetExpr::Select(select) => match select.projection.first() {
+                Some(SelectItem::UnnamedExpr(expr)) => name_of(expr),
+                Some(SelectItem::ExprWithAlias { alias, .. }) => normal(alias),
+                _ => "?column?".to_string(),
+            },
+            _ => "?column?".to_string(),
+        },
         _ => "?column?".to_string(),
     }
 }
@@ -351,6 +360,7 @@ impl Plain<'_> {
             *select = folded;
             return;
         }
+        named(select);
         for table in &mut select.from {
             let joined = table.joins.iter_mut().map(|join| &mut join.relation);
             for factor in std::iter::once(&mut table.relation).chain(joined) {
@@ -617,6 +627,25 @@ fn has_groups(select: &Select) -> bool {
     match &select.group_by {
         sqlparser::ast::GroupByExpr::All(_) => true,
         sqlparser::ast::GroupByExpr::Expressions(of, _) => !of.is_empty(),
+    }
+}
+
+/// Gives columns without an alias the names that Postgres gives them, each its own.
+fn named(select: &mut Select) {
+    let mut seen: Vec<String> = Vec::new();
+    for item in &mut select.projection {
+        match item {
+            SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_)) => {}
+            SelectItem::UnnamedExpr(expr) => {
+                let name = name_of(expr);
+                let count = seen.iter().filter(|known| **known == name).count();
+                let unique = if count == 0 { name.clone() } else { format!("{name}_{count}") };
+                seen.push(name);
+                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', unique) };
+            }
+            SelectItem::ExprWithAlias { alias, .. } => seen.push(normal(alias)),
+            _ => {}
+        }
     }
 }
 
