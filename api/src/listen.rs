@@ -29,6 +29,19 @@ const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers until `ended`, and what was asked before that.
 pub async fn serve(listener: TcpListener, router: Router, ended: impl Future<Output = ()>) {
+    let answered = |stream, _, ending| connection(stream, router.clone(), ending);
+    accept(listener, CONNECTIONS_MAX, END_PATIENCE, ended, answered).await;
+}
+
+/// Takes connections until `ended`, so many at a time, and waits for those that are open then. Each is told how many there are
+/// beside it, and of the end.
+pub async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    most: usize,
+    patience: Duration,
+    ended: impl Future<Output = ()>,
+    answered: impl Fn(TcpStream, usize, watch::Receiver<bool>) -> F,
+) {
     let (end, ending) = watch::channel(false);
     let mut open = JoinSet::new();
     tokio::pin!(ended);
@@ -36,9 +49,11 @@ pub async fn serve(listener: TcpListener, router: Router, ended: impl Future<Out
         tokio::select! {
             () = &mut ended => break,
             Some(_) = open.join_next(), if !open.is_empty() => {}
-            accepted = listener.accept(), if open.len() < CONNECTIONS_MAX => match accepted {
+            accepted = listener.accept(), if open.len() < most => match accepted {
                 Ok((stream, _)) => {
-                    open.spawn(connection(stream, router.clone(), ending.clone()));
+                    // Without it small answers wait for an acknowledgement.
+                    let _ = stream.set_nodelay(true);
+                    open.spawn(answered(stream, open.len(), ending.clone()));
                 }
                 Err(error) => {
                     // Too many open files, mostly: they end by themselves.
@@ -51,14 +66,12 @@ pub async fn serve(listener: TcpListener, router: Router, ended: impl Future<Out
     // Everybody listens but those that have ended.
     let _ = end.send(true);
     let all = async { while open.join_next().await.is_some() {} };
-    if tokio::time::timeout(END_PATIENCE, all).await.is_err() {
-        tracing::warn!("answers that took longer than {END_PATIENCE:?} were cut off");
+    if tokio::time::timeout(patience, all).await.is_err() {
+        tracing::warn!("answers that took longer than {patience:?} were cut off");
     }
 }
 
 async fn connection(stream: TcpStream, router: Router, mut ending: watch::Receiver<bool>) {
-    // Without it small answers wait for an acknowledgement.
-    let _ = stream.set_nodelay(true);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)

@@ -24,11 +24,11 @@ use pgwire::messages::startup::SecretKey;
 use tidegate_engine::settings::Settings;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::adhoc::AdHoc;
 use crate::adhoc::wire::{Blame, Told};
+use crate::listen;
 use opening::Credentials;
 
 pub use tidegate_engine::sql::pg::DATABASE;
@@ -92,40 +92,13 @@ impl Door {
 
 /// Answers until `ended`.
 pub async fn serve(listener: TcpListener, door: Arc<Door>, ended: impl Future<Output = ()>) {
-    let (end, ending) = watch::channel(false);
-    let mut open = JoinSet::new();
-    tokio::pin!(ended);
-    loop {
-        tokio::select! {
-            () = &mut ended => break,
-            Some(_) = open.join_next(), if !open.is_empty() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let full = open.len() >= door.connections_max;
-                    // So many are told why there is no place, and the rest is not heard.
-                    if open.len() < 2 * door.connections_max {
-                        open.spawn(connection(stream, door.clone(), full, ending.clone()));
-                    }
-                }
-                Err(error) => {
-                    // Too many open files, mostly: they end by themselves.
-                    tracing::warn!("TG-API-CONNECTIONS: a connection could not be taken: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
-        }
-    }
-    // Everybody listens but those that have ended.
-    let _ = end.send(true);
-    let all = async { while open.join_next().await.is_some() {} };
-    if tokio::time::timeout(END_PATIENCE, all).await.is_err() {
-        tracing::warn!("sessions of the Postgres protocol that took longer than {END_PATIENCE:?} were cut off");
-    }
+    let most = door.connections_max;
+    let answered = |stream, open, ending| connection(stream, door.clone(), open >= most, ending);
+    // As many again are told that there is no place.
+    listen::accept(listener, 2 * most, END_PATIENCE, ended, answered).await;
 }
 
 async fn connection(stream: TcpStream, door: Arc<Door>, full: bool, ending: watch::Receiver<bool>) {
-    // Without it small answers wait for an acknowledgement.
-    let _ = stream.set_nodelay(true);
     if let Some(opened) = opening::open(stream, &door, full).await {
         session::serve(opened, &door, ending).await;
     }
