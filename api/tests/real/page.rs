@@ -13,7 +13,10 @@ fn people_see_what_is_going_on() {
     let servers = shared();
     let world = World::new(&servers, "page");
     let (_api, client) = api_of(&world);
+    let past = (chrono::Utc::now() - chrono::Duration::minutes(15)).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    world.generate(&["--count", "20000", "--rate", "0", "--seed", "50", "--speed", "40", "--start-time", &past]);
     let mut engine = world.engine().start();
+    world.wait_committed(Duration::from_secs(20));
     let _load = world.generating(&["--rate", "200", "--seed", "51"]);
     world.wait_progress(Duration::from_secs(20));
     let mut node = Command::new("node");
