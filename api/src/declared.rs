@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::proto::MetricFamily;
@@ -19,6 +19,7 @@ use tidegate_engine::time::clock;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use crate::adhoc::format::{Format, whole};
 use crate::router::{failed, problem};
 
 /// How long an answer may take, and its parts: the database shall be heard before the answer is given up.
@@ -27,6 +28,9 @@ const QUERY_PATIENCE: Duration = Duration::from_secs(8);
 
 /// How long all gauges together may take: Prometheus gives up after 10 s.
 const GAUGES_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The longest answer in another form than JSON.
+const BYTES_MAX: usize = 64 << 20;
 
 /// Answers that are computed at a time.
 const ANSWERS_MAX: usize = 4;
@@ -71,14 +75,16 @@ impl Answers {
 pub fn routes<S: Clone + Send + Sync + 'static>(answers: &Answers, endpoints: Vec<Endpoint>) -> Router<S> {
     endpoints.into_iter().fold(Router::new(), |router, endpoint| {
         let (path, endpoint, answers) = (endpoint.path.clone(), Arc::new(endpoint), answers.clone());
-        router.route(&path, get(move |asked: Asked| answer(answers, endpoint, asked)))
+        router.route(&path, get(move |headers: HeaderMap, asked: Asked| answer(answers, endpoint, headers, asked)))
     })
 }
 
 type Asked = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
-async fn answer(answers: Answers, endpoint: Arc<Endpoint>, asked: Asked) -> Response {
+async fn answer(answers: Answers, endpoint: Arc<Endpoint>, headers: HeaderMap, asked: Asked) -> Response {
     let path = endpoint.path.clone();
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let format = Format::accepted(accept);
     let asked = asked.map_err(|error| error.body_text()).and_then(|Query(pairs)| endpoint.values(&pairs));
     let values = match asked {
         Ok(values) => values,
@@ -89,10 +95,21 @@ async fn answer(answers: Answers, endpoint: Arc<Endpoint>, asked: Asked) -> Resp
         }
     };
     let computed = answers.compute(PATIENCE, |asker| async move {
-        asker.answer(&endpoint, &values, clock::wall_us(), QUERY_PATIENCE).await?.json()
+        let answer = asker.answer(&endpoint, &values, clock::wall_us(), QUERY_PATIENCE).await?;
+        // The other forms have no place for what stands beside the rows.
+        match format {
+            Format::Json => Ok(Ok(answer.json()?)),
+            format => Ok(whole(format, &answer.rows.schema(), std::slice::from_ref(&answer.rows), BYTES_MAX)),
+        }
     });
     match computed.await {
-        Some(Ok(text)) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Some(Ok(Ok(body))) => {
+            // What is true now need not be a moment later.
+            let told =
+                [(header::CONTENT_TYPE, format.media()), (header::CACHE_CONTROL, "no-cache"), (header::VARY, "accept")];
+            (told, body).into_response()
+        }
+        Some(Ok(Err(why))) => problem(StatusCode::NOT_ACCEPTABLE, &why.code, &why.message, why.hint.as_deref()),
         Some(Err(error)) => {
             tracing::warn!("GET {path}: {error}");
             failed(&error)

@@ -287,7 +287,7 @@ async fn dead_letters(State(shared): State<Arc<Shared>>, asked: Asked) -> Respon
                 .map(|l| {
                     json!({
                         "pipeline": l.pipeline, "view": l.view, "topic": l.topic, "partition": l.partition, "offset": l.offset,
-                        "reason": l.reason, "count": l.count, "detail": l.detail,
+                        "reason": l.reason, "count": l.count, "detail": l.detail, "recorded_at": time(l.recorded_at),
                         "payload": l.payload.as_deref().map(String::from_utf8_lossy),
                     })
                 })

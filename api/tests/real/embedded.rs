@@ -178,6 +178,12 @@ fn the_demo_accounts_for_every_record_and_its_curls_work() {
         let level = |row: usize| rows["rows"][row][by].as_f64().unwrap();
         assert!(status == 200 && level(0) >= level(1), "{by}: {text}");
     }
+    let client = crate::asking::Client::new(&listen);
+    let csv = client.get("/streams/top?n=2", &[("Accept", "text/csv")]);
+    assert_eq!((csv.status, csv.header("content-type"), csv.header("vary")), (200, "text/csv", "accept"));
+    assert!(csv.text().starts_with("stream_id,chat_messages,") && csv.text().lines().count() == 3, "{}", csv.text());
+    let lines = client.get("/streams/top?n=2", &[("Accept", "application/x-ndjson")]).text();
+    assert!(lines.lines().all(|line| line.starts_with("{\"stream_id\":")) && lines.lines().count() == 2, "{lines}");
     let (status, text) = get("/streams/top?by=colour");
     assert!(status == 400 && text.contains("by=colour is not one of chat_messages, donations"), "{text}");
     let asked = get("/api/v1/sql?sql=SELECT%20count(*)%20AS%20n%20FROM%20stream_events").1;
