@@ -67,6 +67,8 @@ pub struct Shared {
     gauges: Arc<[Gauge]>,
     registry: Registry,
     seconds: HistogramVec,
+    /// Whether whoever asks whether it lives hears why not: where there is a token, they need none.
+    tells: bool,
 }
 
 /// What answers, and what must be told of the end.
@@ -101,7 +103,8 @@ pub fn router(
     let endpoints = declared::routes(&answers, catalog.endpoints);
     let (views, gauges) = (catalog.views, catalog.gauges.into());
     let streams = Streams::new(store.clone(), &views);
-    let shared = Arc::new(Shared { store, views, answers, gauges, registry, seconds });
+    let tells = settings.api.token.is_empty();
+    let shared = Arc::new(Shared { store, views, answers, gauges, registry, seconds, tells });
     let router = Router::new()
         .merge(page::routes())
         .merge(endpoints)
@@ -175,16 +178,24 @@ fn time(us: i64) -> Value {
 async fn health(State(shared): State<Arc<Shared>>) -> Response {
     match shared.store.status().await {
         Ok(_) => answered(StatusCode::OK, &json!({"ok": true})),
-        Err(error) => answered(StatusCode::SERVICE_UNAVAILABLE, &json!({"ok": false, "error": error.to_string()})),
+        Err(error) if shared.tells => {
+            answered(StatusCode::SERVICE_UNAVAILABLE, &json!({"ok": false, "error": error.to_string()}))
+        }
+        Err(error) => answered(StatusCode::SERVICE_UNAVAILABLE, &json!({"ok": false, "error": error.code})),
     }
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let waiting: Vec<String> = match shared.store.status().await {
-        Err(error) => vec![error.to_string()],
+        Err(error) if shared.tells => vec![error.to_string()],
+        Err(error) => vec![error.code.to_string()],
         Ok(status) => {
             let begun = |view: &&PlannedView| !status.views.iter().any(|v| v.view == view.name);
-            shared.views.iter().filter(begun).map(|view| format!("view {} has not begun", view.name)).collect()
+            let told = |view: &PlannedView| match shared.tells {
+                true => format!("view {} has not begun", view.name),
+                false => "a view has not begun".to_string(),
+            };
+            shared.views.iter().filter(begun).map(told).collect()
         }
     };
     let code = if waiting.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

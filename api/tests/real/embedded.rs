@@ -160,7 +160,9 @@ fn the_demo_accounts_for_every_record_and_its_curls_work() {
     assert!(get("/api/v1/queries").1.contains("\"closed_until\""));
     let (status, text) = get("/api/v1/queries/nothing/rows");
     assert!(status == 404 && text.contains("there are: stream_metrics_minute"), "{text}");
-    for wrong in ["limit=abc", "limit=0", "limit=10001", "colour=red"] {
+    for wrong in
+        ["limit=abc", "limit=0", "limit=-1", "limit=1e9", "limit=99999999999999999999", "limit=10001", "colour=red"]
+    {
         let (status, text) = get(&format!("/api/v1/dead-letters?{wrong}"));
         assert!(
             status == 400 && text.contains("TG-API-PARAMETER") && text.contains("write ?limit=N"),

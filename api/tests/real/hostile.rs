@@ -8,8 +8,8 @@ use serde_json::json;
 use tidegate_bench::local::wait_until;
 
 use crate::adhoc::{NO_DATABASE, workers};
-use crate::asking::{Client, Reply, api_with, get};
-use crate::world::shared;
+use crate::asking::{Client, Reply, api_with, api_with_environment, get};
+use crate::world::{World, shared};
 
 /// Number, text, status and code.
 pub fn list() -> Vec<(&'static str, String, u16, &'static str)> {
@@ -259,5 +259,132 @@ fn no_path_leads_to_a_file() {
     ] {
         let (status, text) = get(&listen, path);
         assert!([400, 404, 405].contains(&status) && !text.contains("root:"), "{path}: {status} {text}");
+    }
+}
+
+/// H26: a query that is cancelled at any moment leaves nothing behind.
+#[test]
+fn what_is_cancelled_a_thousand_times_leaves_nothing() {
+    let _servers = shared();
+    let (api, listen) = api_with(NO_DATABASE, "", &[]);
+    assert!(wait_until(Duration::from_secs(5), || workers(&api).len() == 2));
+    let tables: Vec<String> = (0..8).map(|n| format!("d d{n}")).collect();
+    let sql = format!(
+        "WITH d(x) AS (VALUES (0),(1),(2),(3),(4),(5),(6),(7),(8),(9)) SELECT count(*) FROM {} WHERE d0.x + d7.x < 0",
+        tables.join(", ")
+    );
+    let cancel = |client: &Client, number: u64| {
+        let id = uuid::Uuid::from_u128(number.into()).to_string();
+        let asked = json!({"sql": &sql}).to_string();
+        let reply = std::thread::scope(|scope| {
+            let headers = [("x-tidegate-query-id", id.as_str()), ("content-type", "application/json")];
+            let asking = scope.spawn(move || client.post("/api/v1/sql", &headers, asked.as_bytes()));
+            std::thread::sleep(Duration::from_micros(number * 7_919 % 20_000));
+            // It may not have come yet, or be at its end.
+            while !asking.is_finished() {
+                client.delete(&format!("/api/v1/sql/{id}"));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            asking.join().expect("an answer")
+        });
+        assert!([200, 409, 503].contains(&reply.status), "{}", reply.text());
+        reply.status == 409
+    };
+    let files = || std::fs::read_dir(format!("/proc/{}/fd", api.pid())).unwrap().count();
+    let memory = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", api.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    let round = |from: u64, count: u64| -> usize {
+        std::thread::scope(|scope| {
+            let cancel = &cancel;
+            let listen = &listen;
+            let threads: Vec<_> = (0..4)
+                .map(|thread| {
+                    scope.spawn(move || {
+                        let client = Client::new(listen);
+                        (0..count / 4).filter(|n| cancel(&client, from + thread * count + n)).count()
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        })
+    };
+    round(1, 200);
+    let (before, held) = (files(), memory());
+    let cancelled = round(10_000, 800);
+    assert!(cancelled > 400, "{cancelled}");
+    assert!(wait_until(Duration::from_secs(10), || files() <= before + 4), "{} files, {before} before", files());
+    assert!(memory() < held + 40_000, "{} KiB, {held} before", memory());
+    assert_eq!(get(&listen, "/api/v1/sql?sql=SELECT%201").0, 200);
+    println!("{cancelled} of 800 were cancelled; {before} files, {} KiB", memory());
+}
+
+/// H32, H34, H36: what stands in a log stays in its line, and what is made up makes no series.
+#[test]
+fn what_strangers_write_is_told_apart() {
+    let servers = shared();
+    let world = World::new(&servers, "strangers");
+    let port = tidegate_bench::local::free_port().unwrap();
+    let pg = format!("127.0.0.1:{port}");
+    let (_api, client) = api_with_environment(
+        &world,
+        &[("TIDEGATE__PGWIRE__LISTEN", pg.as_str()), ("TIDEGATE__PGWIRE__USERS__ANNA", "canary-password")],
+    );
+    let series = || client.get("/prometheus", &[]).text().lines().filter(|line| !line.starts_with('#')).count();
+    client.sql("SELECT 1");
+    client.get("/nothing", &[]);
+    let before = series();
+    for n in 0..300 {
+        client.sql(&format!("SELECT {n} AS a{n} -- \u{1b}[31m\r\nred"));
+        client.sql(&format!("SELECT * FROM table_{n}"));
+        client.get(&format!("/made/up/{n}"), &[("user-agent", &format!("agent-{n}"))]);
+        client.get(&format!("/api/v1/queries/view_{n}/rows"), &[]);
+    }
+    assert!(series() <= before + 30, "{} series, {before} before", series());
+    for user in ["\u{1b}[31mred", "two\r\nlines", &"long".repeat(500)] {
+        let mut command = std::process::Command::new(world.servers.postgres.program("psql"));
+        command.args([
+            "-X",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port.to_string(),
+            "-d",
+            "tidegate",
+            "-U",
+            user,
+            "-c",
+            "SELECT 1",
+        ]);
+        assert!(!command.env("PGPASSWORD", "wrong").output().unwrap().status.success());
+    }
+    let log = std::fs::read_to_string(world.dir.path().join("api.log")).unwrap();
+    assert!(!log.contains('\u{1b}') && !log.contains("canary-password"), "{log}");
+    assert!(log.lines().all(|line| line.starts_with("20") && line.len() < 2_000), "{log}");
+    for (head, expected) in [
+        ("TRACE / HTTP/1.1", "405"),
+        ("DELETE /api/v1/queries HTTP/1.1", "405"),
+        ("POST /health HTTP/1.1", "405"),
+        ("GET /health HTTP/1.1\r\nX-HTTP-Method-Override: DELETE", "200"),
+        ("GET /health HTTP/1.1\r\nRange: bytes=0-1", "200"),
+        ("GET /health HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13", "200"),
+        ("GET /health HTTP/1.1\r\nHost: elsewhere.example.com", "400"),
+    ] {
+        let mut stream = std::net::TcpStream::connect(&client.listen).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let host = &client.listen;
+        std::io::Write::write_all(
+            &mut stream,
+            format!("{head}\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes(),
+        )
+        .unwrap();
+        let mut answer = String::new();
+        let _ = std::io::Read::read_to_string(&mut stream, &mut answer);
+        let status = answer.split(' ').nth(1).unwrap_or_default();
+        // Two hosts are one too many.
+        let odd = expected == "400" && ["400", "403"].contains(&status);
+        assert!(status == expected || odd, "{head}: {answer}");
     }
 }
