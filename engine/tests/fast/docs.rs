@@ -20,7 +20,10 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
 
 #[test]
 fn every_example_of_the_language_is_planned() {
-    let examples = blocks(&page("docs/sql.md"), "sql");
+    let examples = [page("docs/sql.md"), page("docs/endpoints.md")]
+        .iter()
+        .flat_map(|page| blocks(page, "sql"))
+        .collect::<Vec<_>>();
     let text = examples.join("\n");
     let catalog = Catalog::of_texts(&[("docs/sql.md".to_string(), text)], |_| None).unwrap_or_else(|e| panic!("{e:?}"));
     assert!(catalog.views.len() >= 12, "only {} views", catalog.views.len());
