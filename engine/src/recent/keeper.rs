@@ -41,6 +41,12 @@ const TIDY_EVERY: Duration = Duration::from_secs(1);
 const LOOKS: usize = 4;
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
+/// How often an end looks whether a merge is over: for three seconds.
+const END_LOOKS: usize = 150;
+
+/// Stands in a folder while it is filled from the log.
+const REFILLING: &str = "refilling";
+
 /// How long nothing is written after a write has failed.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -161,22 +167,41 @@ impl Keeper {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Deletes what earlier owners had; for whoever is the owner now, and needs it no more.
-    pub fn alone(&self) -> Result<()> {
-        let Some(home) = self.folder.parent() else { return Ok(()) };
-        for entry in fs::read_dir(home).map_err(disk)? {
-            let other = entry.map_err(disk)?.path();
-            if other != self.folder {
-                gone(fs::remove_dir_all(&other))?;
+    /// What lies beside its own folder.
+    pub fn others(&self) -> Result<Vec<PathBuf>> {
+        let Some(home) = self.folder.parent() else { return Ok(Vec::new()) };
+        let listed = fs::read_dir(home).map_err(disk)?;
+        let paths = listed.map(|entry| entry.map(|entry| entry.path()).map_err(disk));
+        Ok(paths.collect::<Result<Vec<_>>>()?.into_iter().filter(|path| *path != self.folder).collect())
+    }
+
+    /// Deletes what others had. They were listed before somebody has made sure that this is the owner still: what a later one
+    /// makes is not among them.
+    pub fn alone(&self, others: &[PathBuf]) -> Result<()> {
+        for other in others {
+            let Some(name) = other.file_name().and_then(|name| name.to_str()) else { continue };
+            // Out of readers' sight first: a folder that is half gone looks like a shorter history.
+            let aside = other.with_file_name(format!("unfinished-{name}-gone"));
+            let aside = if fs::rename(other, &aside).is_ok() { &aside } else { other };
+            match gone(fs::remove_dir_all(aside)) {
+                // One that readers would take for the newest must not stay.
+                Err(error) if aside == other && *other > self.folder && is_owner(name) => return Err(error),
+                Err(error) => tracing::warn!("{} stays: {error}", aside.display()),
+                Ok(()) => {}
             }
         }
         Ok(())
     }
 
-    /// Waits until nothing is merged or deleted any more, and nothing will be: the next owner takes over.
+    /// Lets nothing be merged or deleted any more, and waits for what is, for a while: the next owner takes over.
     pub fn end(&self) {
         self.kept().ended = true;
-        drop(self.tidying.lock().unwrap_or_else(PoisonError::into_inner));
+        for _ in 0..END_LOOKS {
+            if self.tidying.try_lock().is_ok() {
+                return;
+            }
+            std::thread::sleep(LOOK_PAUSE);
+        }
     }
 
     /// Writes what commit `seq` will have read, rows or none. It may take as long as the disk does.
@@ -252,6 +277,8 @@ impl Keeper {
         ranges: &[OffsetRange],
         feed: impl FnOnce(&mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()>,
     ) -> Result<()> {
+        let refilling = self.folder.join(REFILLING);
+        fs::write(&refilling, "").map_err(disk)?;
         let (mut next, mut held, mut bytes) = (first, Vec::new(), 0);
         let mut rest: Vec<OffsetRange> = ranges.to_vec();
         feed(&mut |rows| {
@@ -268,7 +295,8 @@ impl Keeper {
             }
             Ok(())
         })?;
-        self.refilled(Name { first: next, last }, &rest, &held)
+        self.refilled(Name { first: next, last }, &rest, &held)?;
+        fs::remove_file(&refilling).map_err(disk)
     }
 
     fn refilled(&self, name: Name, ranges: &[OffsetRange], rows: &[RecordBatch]) -> Result<()> {
@@ -517,6 +545,7 @@ fn take_over(home: &Path, schema: &SchemaRef, begin: &Begin<'_>) -> Result<Vec<H
         gone(fs::remove_dir_all(&unfinished))?;
         fs::create_dir(&unfinished).map_err(disk)
     };
+    forget_attempts(home, begin.epoch);
     emptied()?;
     let mut found = Vec::new();
     // An owner that still runs may merge files while we look.
@@ -540,6 +569,25 @@ fn take_over(home: &Path, schema: &SchemaRef, begin: &Begin<'_>) -> Result<Vec<H
     gone(fs::remove_dir_all(&folder))?;
     fs::rename(&unfinished, &folder).map_err(disk)?;
     Ok(found)
+}
+
+/// Deletes what earlier owners have begun to make here and not ended: what was refilled, or linked. Nothing of it is the only one.
+fn forget_attempts(home: &Path, epoch: i64) {
+    for entry in fs::read_dir(home).into_iter().flatten().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let bare = name.strip_prefix("unfinished-");
+        let of = bare.unwrap_or(&name).trim_end_matches("-gone").parse::<i64>();
+        let is_attempt = bare.is_some() || entry.path().join(REFILLING).exists();
+        if is_attempt && of.is_ok_and(|of| of < epoch) {
+            // What does not go is in nobody's way but for its bytes.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Whether a folder of this name is an owner's.
+fn is_owner(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The files of a folder that are all that was committed; none if something is missing.
@@ -586,7 +634,7 @@ fn linked(files: &[Held], from: &Path, to: &Path) -> Result<bool> {
 fn owners(home: &Path) -> Vec<PathBuf> {
     let listed = fs::read_dir(home).into_iter().flatten().flatten();
     let owners = listed.filter_map(|entry| entry.file_name().into_string().ok());
-    let mut owners: Vec<String> = owners.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).collect();
+    let mut owners: Vec<String> = owners.filter(|name| is_owner(name)).collect();
     owners.sort_unstable_by(|one, other| other.cmp(one));
     owners.into_iter().map(|name| home.join(name)).collect()
 }

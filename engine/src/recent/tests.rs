@@ -82,7 +82,7 @@ impl Played {
         let begin = Begin { epoch, seq: self.seq, committed: &committed, archived: None };
         let clock = Clock::Manual(self.clock.clone());
         let keeper = Keeper::begin(&self.settings, &self.source, &begin, &clock).unwrap();
-        keeper.alone().unwrap();
+        keeper.alone(&keeper.others().unwrap()).unwrap();
         keeper
     }
 
@@ -347,7 +347,10 @@ fn a_take_over_that_was_cut_off_loses_nothing() {
     let keeper = played.owner(1);
     played.commit(&keeper, 3);
     let home = home(&played.folder.0, "s", &played.life);
-    // One got as far as its folder, the next one was killed before that.
+    // One got as far as its folder, the next one was killed before that, and another while it filled its folder anew.
+    fs::create_dir(home.join(owner_name(3))).unwrap();
+    fs::write(home.join("0000000003/refilling"), "").unwrap();
+    fs::write(home.join("0000000003/000000000001-000000000001.arrow"), "torn").unwrap();
     fs::create_dir(home.join(owner_name(2))).unwrap();
     fs::create_dir(home.join("unfinished-0000000003")).unwrap();
     fs::hard_link(keeper_file(&home, 1), home.join("unfinished-0000000003").join("000000000001-000000000001.arrow"))

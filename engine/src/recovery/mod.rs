@@ -125,11 +125,12 @@ fn keep(pipeline: &Pipeline, writer: &mut dyn Writer, stored: &Stored, bounds: &
     if archives && keeper.needs_refill() {
         archive::refill(pipeline, writer, stored, &keeper, &archived, bounds)?;
     }
-    // What others had is the only copy until here; and we may not be the owner any more.
+    // What others had may be the only copy until here; and we may not be the owner any more.
+    let others = keeper.others();
     pipeline.runtime.block_on(writer.topic_id(epoch))?;
-    match keeper.alone() {
+    match others.and_then(|others| keeper.alone(&others)) {
         Err(error) if archives => return Err(error),
-        Err(error) => tracing::warn!(pipeline = source.name, "recent batches of earlier owners stay: {error}"),
+        Err(error) => tracing::warn!(pipeline = source.name, "recent batches of other owners stay: {error}"),
         Ok(()) => {}
     }
     let Some(settings) = pipeline.archive.as_ref().filter(|_| archives) else { return Ok((Some(keeper), None)) };
