@@ -118,13 +118,13 @@ mod tests {
 
     #[test]
     fn the_word_before_the_cursor_is_completed() {
-        assert_eq!(word("SELECT str", 10), (7, "str"));
+        assert_eq!(word("SELECT sho", 10), (7, "sho"));
         assert_eq!(word("SELECT count(tidegate.pr", 24), (13, "tidegate.pr"));
         assert_eq!(word("é, a", 5), (4, "a"));
-        let names = Names(vec!["stream_events".to_string(), "stream_id".to_string(), "SELECT".to_string()]);
+        let names = Names(vec!["shop_orders".to_string(), "shop_id".to_string(), "SELECT".to_string()]);
         let history = FileHistory::new();
-        let (start, found) = names.complete("select Stre", 11, &Context::new(&history)).unwrap();
+        let (start, found) = names.complete("select Shop", 11, &Context::new(&history)).unwrap();
         let found: Vec<&str> = found.iter().map(|pair| pair.replacement.as_str()).collect();
-        assert_eq!((start, found.as_slice()), (7, ["stream_events", "stream_id"].as_slice()));
+        assert_eq!((start, found.as_slice()), (7, ["shop_orders", "shop_id"].as_slice()));
     }
 }

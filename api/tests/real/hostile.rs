@@ -317,7 +317,8 @@ fn what_is_cancelled_a_thousand_times_leaves_nothing() {
     assert!(cancelled > 400, "{cancelled}");
     assert!(wait_until(Duration::from_secs(10), || files() <= before + 4), "{} files, {before} before", files());
     assert!(memory() < held + 40_000, "{} KiB, {held} before", memory());
-    assert_eq!(get(&listen, "/api/v1/sql?sql=SELECT%201").0, 200);
+    // A worker that did not let go of one may be ended yet, with whatever it has.
+    assert!(wait_until(Duration::from_secs(10), || get(&listen, "/api/v1/sql?sql=SELECT%201").0 == 200));
     println!("{cancelled} of 800 were cancelled; {before} files, {} KiB", memory());
 }
 
@@ -333,16 +334,18 @@ fn what_strangers_write_is_told_apart() {
         &[("TIDEGATE__PGWIRE__LISTEN", pg.as_str()), ("TIDEGATE__PGWIRE__USERS__ANNA", "canary-password")],
     );
     let series = || client.get("/prometheus", &[]).text().lines().filter(|line| !line.starts_with('#')).count();
-    client.sql("SELECT 1");
-    client.get("/nothing", &[]);
-    let before = series();
-    for n in 0..300 {
+    let strange = |n: u32| {
         client.sql(&format!("SELECT {n} AS a{n} -- \u{1b}[31m\r\nred"));
         client.sql(&format!("SELECT * FROM table_{n}"));
         client.get(&format!("/made/up/{n}"), &[("user-agent", &format!("agent-{n}"))]);
         client.get(&format!("/api/v1/queries/view_{n}/rows"), &[]);
-    }
-    assert!(series() <= before + 30, "{} series, {before} before", series());
+    };
+    // Each route has series by its status, once it was asked.
+    strange(0);
+    series();
+    let before = series();
+    (1..300).for_each(strange);
+    assert_eq!(series(), before);
     for user in ["\u{1b}[31mred", "two\r\nlines", &"long".repeat(500)] {
         let mut command = std::process::Command::new(world.servers.postgres.program("psql"));
         command.args([
