@@ -295,8 +295,8 @@ mod tests {
     use crate::archive::Before;
     use crate::batch::Committed;
     use crate::sql::Catalog;
-    use crate::store::Wanted;
     use crate::store::memory::MemoryStore;
+    use crate::store::{Order, Wanted};
 
     /// Tells the ends of every table, and notes what else is wanted.
     #[derive(Default)]
@@ -305,7 +305,17 @@ mod tests {
     #[async_trait]
     impl Moment for Ends {
         async fn rows(&self, table: &Table, wanted: &Wanted) -> Result<RecordBatch> {
-            self.0.lock().unwrap().push(format!("{:?} {:?}", wanted.columns, wanted.bounds));
+            let column = |index: usize| table.columns[index].name.as_str();
+            let mut told = format!("{:?} {:?}", wanted.columns, wanted.bounds);
+            if let Some(limit) = wanted.limit {
+                let by = |by: &Order| {
+                    let (down, nulls) =
+                        (if by.descending { " down" } else { "" }, if by.nulls_first { "" } else { " last" });
+                    format!(" {}{down}{nulls}", column(by.column))
+                };
+                told.push_str(&format!(", first {limit}{}", wanted.order.iter().map(by).collect::<String>()));
+            }
+            self.0.lock().unwrap().push(told);
             Ok(RecordBatch::new_empty(table.schema()).project(&wanted.columns)?)
         }
 
@@ -351,7 +361,8 @@ mod tests {
         assert_eq!(answer, r#"[{"newest":"1970-01-01T00:01:00Z","oldest":"1970-01-01T00:00:00Z"}]"#);
         let (wanted, _) = asked("SELECT n FROM v WHERE window_start = (SELECT max(window_start) FROM v)");
         assert_eq!(wanted[0], "ends of 0");
-        assert_eq!(wanted[1], "[0, 2] [Bound { column: 0, comparison: Equal, value: Time(60000000) }]");
+        let bounded = "[0, 2] [Bound { column: 0, comparison: Equal, value: Time(60000000) }], first 10001";
+        assert_eq!(wanted[1], bounded);
         // All that asks for more than the ends reads more.
         for query in [
             "SELECT count(window_start) AS n FROM v",
@@ -363,6 +374,45 @@ mod tests {
         ] {
             let (wanted, _) = asked(query);
             assert!(wanted.len() == 1 && wanted[0].starts_with('['), "{query}: {wanted:?}");
+        }
+    }
+
+    #[test]
+    fn no_more_rows_are_read_than_a_limit_lets_pass() {
+        for (query, wanted) in [
+            ("SELECT * FROM v LIMIT 3", "0 bounds, first 3"),
+            ("SELECT n FROM v ORDER BY window_start DESC LIMIT 3", "0 bounds, first 3 window_start down"),
+            ("SELECT n FROM v ORDER BY window_start DESC LIMIT 3 OFFSET 4", "0 bounds, first 7 window_start down"),
+            ("SELECT n FROM v ORDER BY n DESC, k LIMIT 3", "0 bounds, first 3 n down k last"),
+            ("SELECT n FROM v ORDER BY k DESC NULLS LAST LIMIT 3", "0 bounds, first 3 k down last"),
+            ("SELECT n + 1 AS m, k AS c FROM v ORDER BY c NULLS FIRST LIMIT 3", "0 bounds, first 3 k"),
+            (
+                "SELECT k FROM v WHERE n > 4 AND k = 'a' ORDER BY window_start LIMIT 3",
+                "2 bounds, first 3 window_start last",
+            ),
+            ("SELECT * FROM v WHERE 4 < n LIMIT 3", "1 bounds, first 3"),
+            // All that the whole answer may have.
+            ("SELECT n FROM v ORDER BY n", "0 bounds, first 10001 n last"),
+        ] {
+            let told = asked(query).0;
+            let first = told[0].rsplit_once("], ").map_or("", |(_, first)| first);
+            let bounds = told[0].matches("Bound {").count();
+            assert_eq!((told.len(), format!("{bounds} bounds, {first}").as_str()), (1, wanted), "{query}");
+        }
+        // A row that something above may drop, or that another may stand before, does not count.
+        for query in [
+            "SELECT k FROM v WHERE n > 4 AND k <> 'a' ORDER BY window_start LIMIT 3",
+            "SELECT k FROM v WHERE k > 'a' LIMIT 3",
+            "SELECT k FROM v WHERE n > 4 OR k = 'a' ORDER BY window_start LIMIT 3",
+            "SELECT k FROM v ORDER BY lower(k) LIMIT 3",
+            "SELECT k, n + 1 AS m FROM v ORDER BY m LIMIT 3",
+            "SELECT k, CAST(n AS DOUBLE) AS m FROM v ORDER BY m LIMIT 3",
+            "SELECT k, max(n) AS m FROM v GROUP BY k ORDER BY m LIMIT 3",
+            "SELECT DISTINCT k FROM v ORDER BY k LIMIT 3",
+            "SELECT k, row_number() OVER (ORDER BY n) AS m FROM v ORDER BY k LIMIT 3",
+        ] {
+            let (wanted, _) = asked(query);
+            assert!(wanted.iter().all(|wanted| !wanted.contains(", first")), "{query}: {wanted:?}");
         }
     }
 

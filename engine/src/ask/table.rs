@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
-use arrow::compute::cast;
+use arrow::compute::{SortOptions, cast};
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -18,10 +18,12 @@ use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
-use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::expressions::{BinaryExpr as PhysicalBinaryExpr, Column, Literal};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, split_conjunction};
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
@@ -32,10 +34,16 @@ use datafusion::scalar::ScalarValue;
 
 use super::system;
 use crate::sql::planned::{Table, TableColumn};
-use crate::store::{Bound, BoundValue, Comparison, Moment, Wanted};
+use crate::store::{Bound, BoundValue, Comparison, Moment, Order, Wanted};
 
 /// The longest text that a condition of the store compares with.
 const TEXT_BOUND_MAX: usize = 4 << 10;
+
+/// The earliest time that it compares with, in microseconds: Postgres has none before 24 November 4714 BC.
+const TIME_BOUND_MIN: i64 = -210_866_803_200_000_000;
+
+/// The most digits of a decimal that every store keeps as a number.
+const DECIMAL_ORDERED_MAX: u8 = 18;
 
 /// A view's table in a snapshot.
 pub struct ViewTable {
@@ -89,7 +97,7 @@ impl TableProvider for ViewTable {
         let bounds: Vec<Bound> = filters.iter().filter_map(|filter| bound(&self.table, filter)).collect();
         // Rows that a condition above drops must not count.
         let limit = limit.filter(|_| filters.is_empty());
-        let wanted = Wanted { columns, bounds, limit };
+        let wanted = Wanted { columns, bounds, limit, order: Vec::new() };
         let schema = Arc::new(self.table.schema().project(&wanted.columns)?);
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
@@ -112,7 +120,22 @@ fn bound(table: &Table, filter: &Expr) -> Option<Bound> {
         (Expr::Literal(value, _), Expr::Column(column)) => (&column.name, value, op.swap()?),
         _ => return None,
     };
-    let column = table.columns.iter().position(|column| column.name == *name)?;
+    compared(table, table.columns.iter().position(|column| column.name == *name)?, op, value)
+}
+
+/// The same of a condition over the columns of a scan.
+fn physical_bound(scan: &Scan, filter: &Arc<dyn PhysicalExpr>) -> Option<Bound> {
+    let filter = filter.downcast_ref::<PhysicalBinaryExpr>()?;
+    let literal = |side: &Arc<dyn PhysicalExpr>| Some(side.downcast_ref::<Literal>()?.value().clone());
+    let (column, value, op) = match (filter.left().downcast_ref::<Column>(), filter.right().downcast_ref::<Column>()) {
+        (Some(column), None) => (column, literal(filter.right())?, *filter.op()),
+        (None, Some(column)) => (column, literal(filter.left())?, filter.op().swap()?),
+        _ => return None,
+    };
+    compared(&scan.table, *scan.wanted.columns.get(column.index())?, op, &value)
+}
+
+fn compared(table: &Table, column: usize, op: Operator, value: &ScalarValue) -> Option<Bound> {
     let comparison = match op {
         Operator::Eq => Comparison::Equal,
         Operator::Lt => Comparison::Less,
@@ -143,7 +166,9 @@ fn bound_value(column: &TableColumn, value: &ScalarValue) -> Option<BoundValue> 
             let cut = value.cast_to(&micros).ok()?;
             let same = cut.cast_to(&value.data_type()).ok()? == *value;
             match cut {
-                ScalarValue::TimestampMicrosecond(Some(us), _) if same => Some(BoundValue::Time(us)),
+                ScalarValue::TimestampMicrosecond(Some(us), _) if same && us >= TIME_BOUND_MIN => {
+                    Some(BoundValue::Time(us))
+                }
                 _ => None,
             }
         }
@@ -155,31 +180,96 @@ fn bound_value(column: &TableColumn, value: &ScalarValue) -> Option<BoundValue> 
     }
 }
 
-/// Lets a minimum or maximum of the time that leads a table's key look at the ends of its index, and the newest dead
-/// letters be those that the store gives first.
+/// Whether every store orders values of this type as DataFusion does. Floats are not among them, whose zeros and NaNs have
+/// other places, nor what a store keeps as text and is none.
+fn is_ordered_alike(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Boolean | DataType::Date32 | DataType::Timestamp(..) => true,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Decimal128(precision, _) => *precision <= DECIMAL_ORDERED_MAX,
+        other => other.is_signed_integer() || (other.is_unsigned_integer() && *other != DataType::UInt64),
+    }
+}
+
+/// Has the store look for less: a minimum or maximum of the time that leads a table's key is at the ends of its index, and
+/// where a limit lets only the first rows pass, of an order or of none, no others are read.
 pub fn look_at_ends(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    let looked = plan.transform_up(|node| {
-        let scan = node.downcast_ref::<AggregateExec>().and_then(ends_of);
-        let scan = scan.or_else(|| node.downcast_ref::<SortExec>().and_then(newest_of));
-        match scan {
-            Some(scan) => {
-                let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-                Ok(Transformed::yes(node.replace_children(vec![Arc::new(scan)], options)?))
-            }
+    let looked = plan.transform_down(|node| {
+        let less = match node.downcast_ref::<AggregateExec>() {
+            Some(aggregate) => ends_of(aggregate).map(|scan| Arc::new(scan) as Arc<dyn ExecutionPlan>),
+            None => first_of(&node)?,
+        };
+        match less {
+            Some(less) => Ok(Transformed::yes(with_input(node, less)?)),
             None => Ok(Transformed::no(node)),
         }
     })?;
     Ok(looked.data)
 }
 
-/// The scan that gives a sort's input with no more rows than it lets pass, if it gives the newest first.
-fn newest_of(sort: &SortExec) -> Option<Scan> {
-    let scan = sort.input().downcast_ref::<Scan>()?;
-    let newest = system::newest_first(&scan.table)?;
-    let [by] = sort.expr().iter().collect::<Vec<_>>()[..] else { return None };
-    let is_newest = by.options.descending && by.expr.downcast_ref::<Column>()?.name() == newest;
-    let limit = sort.fetch().filter(|_| is_newest && scan.wanted.bounds.is_empty())?;
-    Some(Scan { wanted: Wanted { limit: Some(limit), ..scan.wanted.clone() }, ..scan.clone() })
+fn with_input(node: Arc<dyn ExecutionPlan>, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    node.replace_children(vec![input], ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+}
+
+/// The input of a sort or filter that lets only so many rows pass, with no more of them; none where it stays as it is.
+fn first_of(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    if let Some(sort) = node.downcast_ref::<SortExec>() {
+        let column = |by: &PhysicalSortExpr| Some((by.expr.downcast_ref::<Column>()?.index(), by.options));
+        let order: Option<Vec<(usize, SortOptions)>> = sort.expr().iter().map(column).collect();
+        return match (order, sort.fetch()) {
+            (Some(order), Some(limit)) if !sort.preserve_partitioning() => first(sort.input(), &order, limit),
+            _ => Ok(None),
+        };
+    }
+    match node.downcast_ref::<FilterExec>() {
+        Some(filter) if filter.fetch().is_some() && judged_below(filter) => {
+            first(filter.input(), &[], filter.fetch().unwrap_or_default())
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A plan that gives the first rows in this order of its columns, if its scan can.
+fn first(
+    plan: &Arc<dyn ExecutionPlan>,
+    order: &[(usize, SortOptions)],
+    limit: usize,
+) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    if let Some(scan) = plan.downcast_ref::<Scan>() {
+        return Ok(scan.first(order, limit).map(|scan| Arc::new(scan) as Arc<dyn ExecutionPlan>));
+    }
+    // What its columns are in its input.
+    let (input, below): (_, Option<Vec<usize>>) = if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+        let column = |index: &usize| Some(projection.expr().get(*index)?.expr.downcast_ref::<Column>()?.index());
+        (projection.input(), order.iter().map(|(index, _)| column(index)).collect())
+    } else if let Some(filter) = plan.downcast_ref::<FilterExec>()
+        && filter.fetch().is_none()
+        && judged_below(filter)
+    {
+        let column = |index: usize| match filter.projection() {
+            Some(projection) => projection.get(index).copied(),
+            None => Some(index),
+        };
+        (filter.input(), order.iter().map(|(index, _)| column(*index)).collect())
+    } else {
+        return Ok(None);
+    };
+    let Some(below) = below else { return Ok(None) };
+    let order: Vec<(usize, SortOptions)> = below.into_iter().zip(order.iter().map(|(_, options)| *options)).collect();
+    match first(input, &order, limit)? {
+        Some(input) => Ok(Some(with_input(plan.clone(), input)?)),
+        None => Ok(None),
+    }
+}
+
+/// Whether the scan below a filter has been told all that it asks for, so that it drops no row of those that come.
+fn judged_below(filter: &FilterExec) -> bool {
+    let Some(scan) = filter.input().downcast_ref::<Scan>() else { return false };
+    let told = |condition: &Arc<dyn PhysicalExpr>| {
+        physical_bound(scan, condition).is_some_and(|bound| scan.wanted.bounds.contains(&bound))
+    };
+    // The tables of ours take conditions for hints.
+    system::name_of(&scan.table).is_none() && split_conjunction(filter.predicate()).into_iter().all(told)
 }
 
 /// The scan that gives an aggregate's input by its ends alone, if they are all that it asks for.
@@ -272,6 +362,28 @@ impl ExecutionPlan for Scan {
 }
 
 impl Scan {
+    /// The same with the first rows in this order of its columns alone, if every store finds those.
+    fn first(&self, order: &[(usize, SortOptions)], limit: usize) -> Option<Self> {
+        let ordered = |(index, options): &(usize, SortOptions)| {
+            let column = *self.wanted.columns.get(*index)?;
+            let order = Order { column, descending: options.descending, nulls_first: options.nulls_first };
+            is_ordered_alike(&self.table.columns[column].data_type).then_some(order)
+        };
+        let order: Vec<Order> = order.iter().map(ordered).collect::<Option<_>>()?;
+        if self.ends || self.wanted.limit.is_some() {
+            return None;
+        }
+        if system::name_of(&self.table).is_some() {
+            // They come as they come: their one order is that of the newest.
+            let newest = system::newest_first(&self.table)?;
+            let is_newest = |order: &Order| order.descending && self.table.columns[order.column].name == newest;
+            if !(self.wanted.bounds.is_empty() && order.len() == 1 && order.iter().all(is_newest)) {
+                return None;
+            }
+        }
+        Some(Self { wanted: Wanted { limit: Some(limit), order, ..self.wanted.clone() }, ..self.clone() })
+    }
+
     async fn read(&self) -> Result<RecordBatch> {
         let ends = if self.ends { self.ends().await? } else { None };
         let rows = match ends {

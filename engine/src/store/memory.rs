@@ -196,6 +196,10 @@ impl Store for MemoryStore {
         Ok(self.held().status())
     }
 
+    async fn commits(&self) -> Result<Vec<String>> {
+        Ok(self.held().pipelines.values().map(|pipeline| format!("{}/{}", pipeline.id, pipeline.epoch)).collect())
+    }
+
     async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>> {
         Ok(self.held().dead_letters(newest))
     }

@@ -50,6 +50,9 @@ pub trait Store: Send + Sync {
     async fn lease(&self, pipeline: &str, stop: Stop<'_>) -> Result<Option<Box<dyn Lease>>>;
     /// Where everything stands, as of one commit of each pipeline.
     async fn status(&self) -> Result<Status>;
+    /// The newest commit of each pipeline, each named as no other commit is. As long as they are the same, so are the rows,
+    /// but for those that [`Store::expire`] deletes.
+    async fn commits(&self) -> Result<Vec<String>>;
     /// The newest dead letters.
     async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>>;
     /// Rows of a view's table in the order of its key, all of them or the last ones; none if there is no such table.
@@ -133,12 +136,25 @@ pub struct Wanted {
     pub columns: Vec<usize>,
     /// Conditions, all of which must hold.
     pub bounds: Vec<Bound>,
-    /// At most so many rows.
+    /// At most so many rows. A store that judges no conditions has no limit either.
     pub limit: Option<usize>,
+    /// Which rows a limit lets pass: the first ones in this order. They may come in any.
+    pub order: Vec<Order>,
+}
+
+/// A column that rows are ordered by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The column's position.
+    pub column: usize,
+    /// Whether the greatest is the first.
+    pub descending: bool,
+    /// Whether NULL is before all others.
+    pub nulls_first: bool,
 }
 
 /// A condition on a column.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bound {
     /// The column's position.
     pub column: usize,
@@ -190,10 +206,28 @@ pub enum BoundValue {
 /// The most rows that one question reads of a table.
 const SCAN_ROWS_MAX: usize = 1_000_000;
 
-/// The query for what is wanted of a table. It asks for one row more than may come, so that it shows.
+/// A column by which rows are ordered, in SQL. It names the table: `ORDER BY n` alone would mean what stands behind SELECT
+/// under that name, which may be its text.
+fn order_sql(table: &Table, order: Order, collation: &str) -> String {
+    let column = &table.columns[order.column];
+    let is_text = matches!(column.data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let collation = if is_text { collation } else { "" };
+    let direction = if order.descending { " DESC" } else { "" };
+    // Where there is no NULL, nothing is said of it: an index says nothing either.
+    let nulls = match order.nulls_first {
+        _ if !column.nullable => "",
+        true => " NULLS FIRST",
+        false => " NULLS LAST",
+    };
+    format!("{}.{}{collation}{direction}{nulls}", quoted(&table.name), quoted(&column.name))
+}
+
+/// The query for what is wanted of a table. It asks for one row more than may come, so that it shows. Texts are ordered by
+/// this collation, which must be that of their bytes.
 fn scan_sql(
     table: &Table,
     wanted: &Wanted,
+    collation: &str,
     column: impl Fn(&TableColumn) -> String,
     value: impl Fn(usize, &Bound) -> String,
 ) -> String {
@@ -206,8 +240,10 @@ fn scan_sql(
     // A table has rows even where none of its columns is wanted.
     let columns = wanted.columns.iter().map(|index| column(&table.columns[*index]));
     let columns: Vec<String> = columns.chain(["1".to_string()]).collect();
+    let order: Vec<String> = wanted.order.iter().map(|order| order_sql(table, *order, collation)).collect();
+    let order = if order.is_empty() { String::new() } else { format!(" ORDER BY {}", order.join(", ")) };
     let limit = wanted.limit.unwrap_or(SCAN_ROWS_MAX + 1).min(SCAN_ROWS_MAX + 1);
-    format!("SELECT {} FROM {}{filter} LIMIT {limit}", columns.join(", "), quoted(&table.name))
+    format!("SELECT {} FROM {}{filter}{order} LIMIT {limit}", columns.join(", "), quoted(&table.name))
 }
 
 /// Refuses a question that reads too much.

@@ -86,7 +86,8 @@ impl Postgres {
         session
             .batch(&format!(
                 "SET application_name = 'tidegate {role}'; SET statement_timeout = 0; SET lock_timeout = {ms}; \
-                 SET idle_in_transaction_session_timeout = {ms}; SET timezone = 'UTC'; SET client_min_messages = warning"
+                 SET idle_in_transaction_session_timeout = {ms}; SET timezone = 'UTC'; SET client_min_messages = warning; \
+                 {PINNED}"
             ))
             .await?;
         session.pid = session.one("SELECT pg_backend_pid()", &[]).await?.get(0);
@@ -95,6 +96,13 @@ impl Postgres {
 
     async fn create_tables(&self) -> Result<()> {
         let session = self.connect("setup").await?;
+        let role = session.one("SELECT rolname, rolsuper FROM pg_roles WHERE rolname = current_user", &[]).await?;
+        if role.get(1) {
+            let name: &str = role.get(0);
+            tracing::warn!(
+                "the database's role {name} is a superuser; one that owns its schemas is enough (docs/security.md)"
+            );
+        }
         session.batch("BEGIN").await?;
         session.run("SELECT pg_advisory_xact_lock($1)", &[&SCHEMA_LOCK]).await?;
         let found = session
@@ -115,6 +123,11 @@ impl Postgres {
         session.batch("COMMIT").await
     }
 }
+
+/// Names of ours mean the first schema that the role's `search_path` leads to now. A schema or a temporary table that somebody
+/// makes later cannot come before it.
+const PINNED: &str =
+    "SELECT set_config('search_path', quote_ident(coalesce(current_schema(), 'public')) || ', pg_temp', false)";
 
 /// Ends what takes too long; the session is then unusable.
 async fn deadline<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T> {

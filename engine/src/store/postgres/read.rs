@@ -173,6 +173,19 @@ impl Store for Postgres {
         Ok(status)
     }
 
+    async fn commits(&self) -> Result<Vec<String>> {
+        let reader = self.reader().await?;
+        let session = &reader.session;
+        let rows = if has_tables(session).await? {
+            // A view that is dropped ends an epoch.
+            session.all("SELECT commit_id::text || '/' || epoch FROM tidegate.pipelines ORDER BY pipeline", &[]).await?
+        } else {
+            Vec::new()
+        };
+        reader.done();
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>> {
         let reader = self.reader().await?;
         let letters = dead_letters(&reader.session, Letters::newest(newest)).await?;
@@ -188,11 +201,13 @@ impl Store for Postgres {
             return Ok(RecordBatch::new_empty(table.schema()));
         }
         let columns: Vec<String> = table.columns.iter().map(as_text).collect();
+        let name = quoted(&table.name);
         let order = |direction: &str| {
-            table.key().map(|c| format!("{} {direction}", quoted(&c.name))).collect::<Vec<_>>().join(", ")
+            // Of the table, and not the text of the same name that is selected.
+            table.key().map(|c| format!("{name}.{} {direction}", quoted(&c.name))).collect::<Vec<_>>().join(", ")
         };
         let limit = newest.map_or_else(String::new, |newest| format!("LIMIT {newest}"));
-        let (name, list) = (quoted(&table.name), columns.join(", "));
+        let list = columns.join(", ");
         let mut rows =
             session.all(&format!("SELECT {list} FROM {name} ORDER BY {} {limit}", order("DESC")), &[]).await?;
         reader.done();

@@ -94,7 +94,7 @@ fn time_of(column: &TableColumn, parameter: &str) -> String {
 #[async_trait]
 impl Moment for PostgresSnapshot {
     async fn rows(&self, table: &Table, wanted: &Wanted) -> Result<RecordBatch> {
-        let sql = scan_sql(table, wanted, as_text, |index, bound| value(table, index, bound));
+        let sql = scan_sql(table, wanted, " COLLATE \"C\"", as_text, |index, bound| value(table, index, bound));
         let values: Vec<BoundValue> = wanted.bounds.iter().map(|bound| bound.value.clone()).collect();
         let rows = self.ask(table, &sql, &values).await?;
         check_scan(table, rows.len())?;

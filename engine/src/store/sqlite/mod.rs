@@ -204,6 +204,10 @@ impl Store for SqliteStore {
         snapshot.status().await
     }
 
+    async fn commits(&self) -> Result<Vec<String>> {
+        SqliteSnapshot::begin(self).await?.commits().await
+    }
+
     async fn dead_letters(&self, newest: usize) -> Result<Vec<DeadLetterRow>> {
         let snapshot = SqliteSnapshot::begin(self).await?;
         snapshot.dead_letters(Letters::newest(newest)).await

@@ -36,6 +36,15 @@ impl SqliteSnapshot {
         Ok(Self { connection: Mutex::new(connection) })
     }
 
+    /// The newest commit of each pipeline, by a name of its own.
+    pub async fn commits(&self) -> Result<Vec<String>> {
+        let mut held = self.connection.lock().await;
+        let Some(connection) = ours(&mut held).await? else { return Ok(Vec::new()) };
+        let sql = "SELECT commit_id || '/' || epoch FROM tidegate_pipelines ORDER BY pipeline";
+        let rows = sqlx::query(sql).fetch_all(connection).await.map_err(Told::from)?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     /// Rows of a query over a table; none if there is no such table.
     async fn ask(&self, table: &Table, sql: String, values: Vec<Value>) -> Result<Vec<SqliteRow>> {
         let mut held = self.connection.lock().await;
@@ -56,7 +65,7 @@ async fn ours(held: &mut Option<SqliteConnection>) -> Result<Option<&mut SqliteC
 #[async_trait]
 impl Moment for SqliteSnapshot {
     async fn rows(&self, table: &Table, wanted: &Wanted) -> Result<RecordBatch> {
-        let sql = scan_sql(table, wanted, |column| quoted(&column.name), |_, _| "?".to_string());
+        let sql = scan_sql(table, wanted, "", |column| quoted(&column.name), |_, _| "?".to_string());
         let values = wanted.bounds.iter().map(|bound| match &bound.value {
             BoundValue::Integer(value) | BoundValue::Time(value) => Value::Integer(*value),
             BoundValue::Text(text) => Value::Text(text.clone()),
