@@ -4,6 +4,7 @@
 //! `DATABASE_URL_FILE` and `KAFKA_BROKERS_FILE` name), then flags.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -264,6 +265,10 @@ impl Settings {
     /// Reads them. `file` must exist if it is given; `tidegate.toml` is read if it is there.
     pub fn load(file: Option<&Path>) -> Result<Self> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        let here = Path::new("tidegate.toml");
+        if let Some(warning) = file.or(Some(here)).and_then(told_to_others) {
+            tracing::warn!("{warning}");
+        }
         figment = match file {
             Some(file) if !file.is_file() => {
                 return Err(Error::configuration(
@@ -273,7 +278,7 @@ impl Settings {
             }
             Some(file) => figment.merge(Toml::file_exact(file)),
             // In this directory only: settings of a directory above would be a surprise.
-            None if Path::new("tidegate.toml").is_file() => figment.merge(Toml::file_exact("tidegate.toml")),
+            None if here.is_file() => figment.merge(Toml::file_exact(here)),
             None => figment,
         };
         // What people set for every program goes over the file; what names us goes over that.
@@ -365,6 +370,23 @@ fn said(error: &figment::Error) -> String {
     format!("{}{}{what}{from}", error.path.join("."), if error.path.is_empty() { "" } else { ": " })
 }
 
+/// Settings that hold secrets.
+const SECRETS: [&str; 4] = ["store.url", "api.token", "pgwire.users", "archive.options"];
+
+/// What is to be said of a settings file with secrets that others may read.
+fn told_to_others(file: &Path) -> Option<String> {
+    let figment = Figment::from(Toml::file_exact(file));
+    let held: Vec<&str> = SECRETS.into_iter().filter(|name| figment.contains(name)).collect();
+    (is_read_by_others(file) && !held.is_empty()).then(|| {
+        let held = held.join(", ");
+        format!("everybody on this machine may read {}, which has {held}: chmod 600 it", file.display())
+    })
+}
+
+fn is_read_by_others(file: &Path) -> bool {
+    std::fs::metadata(file).is_ok_and(|told| told.is_file() && told.permissions().mode() & 0o004 != 0)
+}
+
 /// The value of a variable, or of the file that `…_FILE` names, as secrets are often handed over.
 fn named(variable: &str) -> Result<Option<String>> {
     if let Ok(value) = std::env::var(variable) {
@@ -377,6 +399,9 @@ fn named(variable: &str) -> Result<Option<String>> {
 
 /// What a file holds that a setting names.
 fn secret(setting: &str, path: &Path) -> Result<String> {
+    if is_read_by_others(path) {
+        tracing::warn!("{setting}: everybody on this machine may read {}: chmod o-r it", path.display());
+    }
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(text.trim().to_string()),
         Err(error) => {
@@ -392,6 +417,25 @@ mod tests {
     fn refused(toml: &str) -> String {
         let figment = Figment::from(Serialized::defaults(Settings::default())).merge(Toml::string(toml));
         said(&figment.extract::<Settings>().expect_err("it is refused").into_iter().next().expect("an error"))
+    }
+
+    #[test]
+    fn a_file_with_secrets_is_for_few() {
+        let file = std::env::temp_dir().join(format!("tidegate-settings-{}.toml", std::process::id()));
+        let told = |text: &str, mode: u32| {
+            std::fs::write(&file, text).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            told_to_others(&file)
+        };
+        let secret = "[store]\nurl = 'postgres://me:canary@host/db'\n[api]\ntoken = 'canary'";
+        let warned = told(secret, 0o644).unwrap();
+        assert!(
+            warned.ends_with("which has store.url, api.token: chmod 600 it") && !warned.contains("canary"),
+            "{warned}"
+        );
+        assert_eq!(told(secret, 0o640), None);
+        assert_eq!(told("[engine]\nepoch_ms = 3", 0o644), None);
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]

@@ -34,7 +34,7 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, parse_url_opts};
 use serde::{Deserialize, Serialize};
-use url::Url;
+use url::{Host, Url};
 
 use crate::error::{Error, Result};
 use crate::settings::ArchiveSettings;
@@ -121,6 +121,13 @@ impl Archive {
         let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
         let set = settings.options.iter().map(|(name, value)| (name.to_lowercase(), text(value)));
         let options: BTreeMap<String, String> = of_environment.chain(set).collect();
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(refuse("it has credentials in it".to_string()));
+        }
+        let endpoints = options.iter().filter(|(name, _)| name.ends_with("endpoint") || name.ends_with("endpoint_url"));
+        for (name, endpoint) in endpoints {
+            check_endpoint(endpoint).map_err(|why| refuse(format!("option {name}: {why}")))?;
+        }
         // What it says may quote an option.
         let (store, path) =
             parse_url_opts(&url, options).map_err(|_| refuse("its options are not right".to_string()))?;
@@ -176,6 +183,25 @@ impl Archive {
     }
 }
 
+/// Refuses an address that no store has. One without TLS needs `aws_allow_http` as well.
+fn check_endpoint(endpoint: &str) -> Result<(), &'static str> {
+    let url = Url::parse(endpoint).map_err(|_| "it is no URL")?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("it is neither https:// nor http://");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("it has credentials in it");
+    }
+    let is_local = match url.host() {
+        // Where clouds hand out the credentials of a machine.
+        Some(Host::Ipv4(address)) => address.is_link_local() || address.is_unspecified(),
+        Some(Host::Ipv6(address)) => address.is_unicast_link_local() || address.is_unspecified(),
+        Some(Host::Domain(name)) => name.ends_with(".internal") && name.starts_with("metadata"),
+        None => return Err("it has no host"),
+    };
+    if is_local { Err("it is the address of a machine's own metadata") } else { Ok(()) }
+}
+
 fn location(path: &str) -> Result<Path> {
     Path::parse(path).map_err(|_| Error::bug("a file of the archive has an odd name"))
 }
@@ -190,4 +216,35 @@ fn unanswered(what: &str, error: &object_store::Error) -> Error {
     tracing::warn!("archive: {error}");
     Error::wait("TG-ARCHIVE", format!("a file of the archive could not be {what}"))
         .hint("the log says why; is archive.url right, and may we write there?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_no_store_is_refused_without_its_secrets() {
+        let refused = |url: &str, options: serde_json::Value| {
+            let options = serde_json::from_value(options).unwrap();
+            let settings = ArchiveSettings { url: url.to_string(), options, ..ArchiveSettings::default() };
+            Archive::open(&settings).map(|_| ()).unwrap_err().to_string()
+        };
+        let none = || serde_json::json!({});
+        let endpoint = |endpoint: &str| serde_json::json!({"aws_endpoint": endpoint});
+        for (url, options, why) in [
+            ("http://bucket/x", none(), "http:// is not supported"),
+            ("file:///etc", none(), "file:// is not supported"),
+            ("s3://key:canary@bucket/x", none(), "it has credentials in it"),
+            ("s3://bucket/x", endpoint("http://169.254.169.254/latest"), "a machine's own metadata"),
+            ("s3://bucket/x", endpoint("https://[fe80::1]"), "a machine's own metadata"),
+            ("s3://bucket/x", endpoint("http://0.0.0.0"), "a machine's own metadata"),
+            ("s3://bucket/x", endpoint("https://metadata.google.internal"), "a machine's own metadata"),
+            ("s3://bucket/x", endpoint("https://u:canary@host"), "it has credentials in it"),
+            ("s3://bucket/x", endpoint("ftp://host"), "neither https:// nor http://"),
+            ("s3://bucket/x", endpoint("canary"), "it is no URL"),
+        ] {
+            let told = refused(url, options);
+            assert!(told.contains(why) && !told.contains("canary"), "{url}: {told}");
+        }
+    }
 }

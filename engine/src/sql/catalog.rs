@@ -119,36 +119,63 @@ impl Catalog {
     }
 }
 
-/// The `.sql` files at or below a path, with their texts.
+/// The longest text of a file.
+const FILE_MAX: u64 = 1 << 20;
+
+/// The `.sql` files at or below a path, with their texts. Names that begin with a dot are not read: what mounts files keeps
+/// its own there.
 pub fn read_files(path: &Path) -> Result<Vec<(String, String)>> {
+    let root = path.canonicalize().map_err(|error| unread(path, &error.to_string()))?;
     let mut files = Vec::new();
-    sql_files(path, &mut files)?;
+    sql_files(path, &root, &mut files)?;
     files.sort();
     if files.is_empty() {
         return Err(Error::configuration("TG-QUERIES", format!("there is no .sql file in {}", path.display()))
             .hint("name a directory of CREATE SOURCE and CREATE MATERIALIZED VIEW statements"));
     }
-    let read = |file: PathBuf| match std::fs::read_to_string(&file) {
-        Ok(text) => Ok((file.display().to_string(), text)),
-        Err(error) => Err(Error::configuration("TG-QUERIES", format!("cannot read {}: {error}", file.display()))),
+    let read = |file: PathBuf| {
+        let long = std::fs::metadata(&file).is_ok_and(|told| told.len() > FILE_MAX);
+        if long {
+            return Err(unread(&file, &format!("it has more than {} MiB", FILE_MAX >> 20)));
+        }
+        let text = std::fs::read_to_string(&file).map_err(|error| unread(&file, &error.to_string()))?;
+        Ok((file.display().to_string(), text))
     };
     files.into_iter().map(read).collect()
 }
 
-fn sql_files(path: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let cannot = |error: std::io::Error| {
-        Error::configuration("TG-QUERIES", format!("cannot read {}: {error}", path.display()))
-            .hint("name a directory of .sql files with --queries")
-    };
+fn unread(path: &Path, why: &str) -> Error {
+    Error::configuration("TG-QUERIES", format!("cannot read {}: {why}", path.display()))
+        .hint("name a directory of .sql files with --queries")
+}
+
+fn sql_files(path: &Path, root: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    let cannot = |error: std::io::Error| unread(path, &error.to_string());
     if std::fs::metadata(path).map_err(cannot)?.is_file() {
         found.push(path.to_path_buf());
         return Ok(());
     }
     for entry in std::fs::read_dir(path).map_err(cannot)? {
-        let entry = entry.map_err(cannot)?.path();
-        if entry.is_dir() || entry.extension().is_some_and(|extension| extension == "sql") {
-            sql_files(&entry, found)?;
+        let entry = entry.map_err(cannot)?;
+        let (file, is_link) = (entry.path(), entry.file_type().map_err(cannot)?.is_symlink());
+        let is_sql = file.extension().is_some_and(|extension| extension == "sql");
+        if entry.file_name().as_encoded_bytes().starts_with(b".") || !(is_sql || file.is_dir()) {
+            continue;
         }
+        if is_link {
+            let target = file.canonicalize().map_err(|error| unread(&file, &error.to_string()))?;
+            let why = if target.is_dir() {
+                Some("it is a link to a directory; name that one")
+            } else if !target.starts_with(root) {
+                Some("it is a link that leads out of the directory")
+            } else {
+                None
+            };
+            if let Some(why) = why {
+                return Err(unread(&file, why));
+            }
+        }
+        sql_files(&file, root, found)?;
     }
     Ok(())
 }

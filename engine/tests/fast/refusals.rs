@@ -20,6 +20,32 @@ fn view(query: &str) -> String {
     errors.into_iter().next().unwrap()
 }
 
+#[test]
+fn a_directory_is_read_and_nothing_beside_it() {
+    let dir = std::env::temp_dir().join(format!("tidegate-queries-{}", std::process::id()));
+    let view = "CREATE MATERIALIZED VIEW v AS SELECT window_start, count(*) AS c FROM TUMBLE(events, ts, INTERVAL '1 minute') GROUP BY window_start;";
+    // As a volume of Kubernetes has them: links to a hidden directory, which is not read for itself.
+    std::fs::create_dir_all(dir.join("queries/..data")).unwrap();
+    std::fs::write(dir.join("queries/..data/a.sql"), format!("{SOURCE}\n{view}")).unwrap();
+    std::os::unix::fs::symlink("..data/a.sql", dir.join("queries/a.sql")).unwrap();
+    let read = || Catalog::load(&dir.join("queries")).map(|catalog| catalog.views.len());
+    assert_eq!(read().unwrap(), 1);
+    let refused = |file: &str, why: &str| {
+        let errors = read().unwrap_err();
+        assert!(errors.len() == 1 && errors[0].message.ends_with(why), "{errors:?}");
+        std::fs::remove_file(dir.join("queries").join(file)).unwrap();
+    };
+    std::fs::write(dir.join("secret"), "CREATE nothing; canary").unwrap();
+    std::os::unix::fs::symlink("../secret", dir.join("queries/b.sql")).unwrap();
+    refused("b.sql", "b.sql: it is a link that leads out of the directory");
+    std::os::unix::fs::symlink(".", dir.join("queries/again")).unwrap();
+    refused("again", "again: it is a link to a directory; name that one");
+    std::fs::write(dir.join("queries/long.sql"), " ".repeat(10 << 20)).unwrap();
+    refused("long.sql", "long.sql: it has more than 1 MiB");
+    assert_eq!(read().unwrap(), 1);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
 const FROM: &str = "FROM TUMBLE(events, ts, INTERVAL '1 minute')";
 
 #[test]
