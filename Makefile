@@ -34,7 +34,7 @@ check:             ## formatting, lints, docs
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 setup:             ## install what the tests need and this machine lacks
-	@.ci/setup
+	@.ci/setup $(SETUP_FOR)
 
 test: setup build  ## what CI runs: everything, with real Kafka and real Postgres
 	@.ci/count cargo test --workspace
@@ -54,6 +54,7 @@ oracle: build      ## CASES random sources, views and accidents against one batc
 sabotage: setup build ## break the engine on purpose, one fault at a time: the test that each names must fail
 	@.ci/sabotage
 
+bench: SETUP_FOR := bench
 bench: setup build ## cost and latency against real servers; BENCH_JSON=file writes the medians, ARGS= passes options
 	@$(BIN)/tidegate-bench $(ARGS)
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use sqlx::Connection;
 use tidegate_bench::local::Postgres;
 
-use crate::report::Run;
+use crate::report::{Run, at};
 
 const COMMITS: usize = 300;
 const UPSERT: &str = "INSERT INTO results SELECT * FROM unnest($1::text[], $2::bigint[]) ON CONFLICT (name) DO UPDATE SET n = excluded.n";
@@ -18,16 +18,15 @@ pub fn run(postgres: &Postgres, client: &str, rows: usize) -> Result<Run, String
     let runtime = runtime.map_err(|error| error.to_string())?;
     let url = postgres.url("tidegate");
     let started = Instant::now();
-    let mut times = match client {
+    let times = match client {
         "sqlx" => runtime.block_on(by_sqlx(&url, rows)).map_err(|error| error.to_string())?,
         _ => runtime.block_on(by_tokio_postgres(&url, rows)).map_err(|error| error.to_string())?,
     };
     if postgres.psql("tidegate", "SELECT next_offset FROM offsets")? != COMMITS.to_string() {
         return Err(format!("{client} did not commit {COMMITS} times"));
     }
-    times.sort_by(f64::total_cmp);
-    let at = |share: f64| times.get(((times.len() - 1) as f64 * share) as usize).copied();
-    Ok(Run { p50_ms: at(0.5), p99_ms: at(0.99), seconds: started.elapsed().as_secs_f64(), ..Run::default() })
+    let (p50_ms, p99_ms) = (at(&times, 0.5), at(&times, 0.99));
+    Ok(Run { p50_ms, p99_ms, seconds: started.elapsed().as_secs_f64(), ..Run::default() })
 }
 
 /// Rows of one commit: names of a usual length, and the number of the commit.

@@ -1,4 +1,4 @@
-//! The real binary: its command line, and it as a process that is watched while it runs.
+//! The real binary: its command line, and its engine and api as processes.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tidegate_bench::local::process::{Process, Usage};
-use tidegate_bench::local::{Kafka, TempDir, free_port};
+use tidegate_bench::local::{Kafka, TempDir, free_port, wait_until};
 
 use crate::queries::Queries;
 
@@ -23,15 +24,20 @@ pub fn binary() -> Result<PathBuf, String> {
 
 /// `tidegate engine` with these queries, on this database and these brokers, and with settings as they are shipped.
 pub fn command(queries: &Queries, url: &str, kafka: &Kafka) -> Result<Command, String> {
+    let mut command = over("engine", queries, url)?;
+    command.env("KAFKA_BROKERS", kafka.brokers()).stdin(Stdio::null());
+    Ok(command)
+}
+
+/// One of its commands over these queries.
+fn over(what: &str, queries: &Queries, url: &str) -> Result<Command, String> {
     let mut command = Command::new(binary()?);
-    command.args(["engine", "--queries"]).arg(queries.dir());
+    command.args([what, "--queries"]).arg(queries.dir());
     command
         .env("DATABASE_URL", url)
-        .env("KAFKA_BROKERS", kafka.brokers())
         .env("STREAM_EVENTS_TOPIC", queries.topic())
         .env("TIDEGATE__RECENT__PATH", queries.recent())
-        .env("TIDEGATE_LOG", "warn")
-        .stdin(Stdio::null());
+        .env("TIDEGATE_LOG", "warn");
     Ok(command)
 }
 
@@ -92,4 +98,59 @@ impl Engine {
     pub fn stop(&mut self) {
         self.process.stop(libc::SIGTERM, Duration::from_secs(30));
     }
+}
+
+/// A running api.
+pub struct Api {
+    _process: Process,
+    agent: ureq::Agent,
+    address: String,
+    dir: TempDir,
+}
+
+impl Api {
+    /// Starts it with these settings beside those that are shipped, and waits until it is ready.
+    pub fn start(queries: &Queries, url: &str, settings: &[(&str, &str)]) -> Result<Self, String> {
+        let (dir, address) = (TempDir::new("bench-api")?, format!("127.0.0.1:{}", free_port()?));
+        let mut command = over("api", queries, url)?;
+        // No port that another may have.
+        command.args(["--listen", &address]).env("TIDEGATE__PGWIRE__LISTEN", "").envs(settings.iter().copied());
+        let process = Process::spawn("api", &mut command, &dir.path().join("api.log"), None)?;
+        let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(60)));
+        let agent = config.http_status_as_error(false).build().new_agent();
+        let api = Self { _process: process, agent, address, dir };
+        if wait_until(Duration::from_secs(20), || api.get("/readyz").is_ok()) {
+            return Ok(api);
+        }
+        let log = std::fs::read_to_string(api.dir.path().join("api.log")).unwrap_or_default();
+        Err(format!("the api does not start:\n{log}"))
+    }
+
+    /// The URL of a path.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// What it answers.
+    pub fn get(&self, path: &str) -> Result<Value, String> {
+        let body = body(self.agent.get(self.url(path)).call())?;
+        serde_json::from_slice(&body).map_err(|error| format!("{path}: {error}"))
+    }
+
+    /// Its answer to a query, as it came.
+    pub fn ask(&self, sql: &str) -> Result<Vec<u8>, String> {
+        let question = json!({"sql": sql, "format": "json"}).to_string();
+        let asked = self.agent.post(self.url("/api/v1/sql")).header("content-type", "application/json");
+        body(asked.send(question))
+    }
+}
+
+/// The whole of an answer, if it is one.
+fn body(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Vec<u8>, String> {
+    let mut answer = answer.map_err(|error| error.to_string())?;
+    let body = answer.body_mut().with_config().limit(1 << 30).read_to_vec().map_err(|error| error.to_string())?;
+    if answer.status().is_success() {
+        return Ok(body);
+    }
+    Err(format!("{}: {}", answer.status(), String::from_utf8_lossy(&body)))
 }

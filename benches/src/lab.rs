@@ -1,5 +1,6 @@
 //! The servers, the topics on them, and how each row is measured there.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,7 +12,7 @@ use crate::queries::{Queries, Views};
 use crate::report::Run;
 use crate::rows::{USUAL, Work};
 use crate::topic::Topic;
-use crate::{close, commit, latency, restart, steady, whole};
+use crate::{ask, close, commit, harm, latency, restart, serve, steady, whole};
 
 /// What a bench runs on.
 pub struct Lab {
@@ -22,7 +23,11 @@ pub struct Lab {
     /// This program, whose children measure what is no engine.
     own: PathBuf,
     shipped: PathBuf,
+    asked: RefCell<Option<Asked>>,
 }
+
+/// The number of the last run of questions, and what came of it for each of them: they are asked of the same rows.
+type Asked = (usize, Result<Vec<Run>, String>);
 
 /// How much of everything.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +38,8 @@ pub struct Sizes {
     pub seconds: u64,
     /// Length of a steady run.
     pub steady_seconds: u64,
+    /// Rows that questions are asked about.
+    pub asked_rows: u64,
 }
 
 impl Lab {
@@ -40,7 +47,7 @@ impl Lab {
     pub fn start(sizes: Sizes, shipped: &Path) -> Result<Self, String> {
         let own = std::env::current_exe().map_err(|error| error.to_string())?;
         let (postgres, kafka) = (Postgres::start()?, Kafka::start("1g")?);
-        Ok(Self { sizes, postgres, kafka, own, shipped: shipped.to_path_buf() })
+        Ok(Self { sizes, postgres, kafka, own, shipped: shipped.to_path_buf(), asked: RefCell::default() })
     }
 
     /// Fills a topic that several rows read.
@@ -81,11 +88,33 @@ impl Lab {
                 close::run(kafka, postgres, &own, &self.queries(views, &own)?)
             }
             Work::Commit(client, rows) => commit::run(postgres, client, rows),
+            Work::Ask(question) => self.asked(question, number),
+            Work::Harm => {
+                latency::topic(kafka, &own)?;
+                harm::run(kafka, postgres, &own, &self.queries(Views::Example, &own)?)
+            }
+            Work::Serve(path) => {
+                latency::topic(kafka, &own)?;
+                serve::run(kafka, postgres, &own, &self.queries(Views::Endpoint, &own)?, path)
+            }
         }
     }
 
     fn queries(&self, views: Views, topic: &str) -> Result<Queries, String> {
         Queries::new(views, topic, &self.shipped)
+    }
+
+    /// What came of a question in this run, in which the first that is wanted has all of them asked.
+    fn asked(&self, question: usize, number: usize) -> Result<Run, String> {
+        let mut asked = self.asked.borrow_mut();
+        let known = asked.take().filter(|(run, _)| *run == number);
+        let (_, runs) = asked.insert(known.unwrap_or_else(|| {
+            let (own, rows) = (format!("ask_{number}"), self.sizes.asked_rows);
+            let queries = self.queries(Views::Minute, &own);
+            let runs = queries.and_then(|q| ask::run(&self.kafka, &self.postgres, &own, &q, rows, &self.own));
+            (number, runs)
+        }));
+        runs.as_ref().map(|runs| runs[question]).map_err(Clone::clone)
     }
 
     /// What a child of this program uses for a topic.

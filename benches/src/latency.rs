@@ -18,7 +18,7 @@ use crate::engine::Engine;
 use crate::eye::{COMMITTED, Eye};
 use crate::load::{Load, now_us};
 use crate::queries::Queries;
-use crate::report::Run;
+use crate::report::{Run, at};
 use crate::topic::PARTITIONS;
 
 const ASK_EVERY: Duration = Duration::from_millis(2);
@@ -30,6 +30,19 @@ pub fn topic(kafka: &Kafka, name: &str) -> Result<(), String> {
 
 /// One run under a load.
 pub fn run(kafka: &Kafka, postgres: &Postgres, database: &str, queries: &Queries, load: Load) -> Result<Run, String> {
+    beside(kafka, postgres, database, queries, load, ASK_EVERY, |_| Ok(())).map(|(run, ())| run)
+}
+
+/// The same, asked so often, beside some work that is told the database and must be done before the load ends.
+pub fn beside<T: Send>(
+    kafka: &Kafka,
+    postgres: &Postgres,
+    database: &str,
+    queries: &Queries,
+    load: Load,
+    ask_every: Duration,
+    work: impl FnOnce(&str) -> Result<T, String> + Send,
+) -> Result<(Run, T), String> {
     let url = postgres.create_database(database)?;
     let mut engine = Engine::start(queries, &url, kafka)?;
     if !wait_until(Duration::from_secs(30), || engine.is_ready()) {
@@ -38,33 +51,38 @@ pub fn run(kafka: &Kafka, postgres: &Postgres, database: &str, queries: &Queries
     let stop = Arc::<AtomicBool>::default();
     let seen = std::thread::spawn({
         let (stop, url) = (stop.clone(), url.clone());
-        move || watch(&url, &stop)
+        move || watch(&url, &stop, ask_every)
     });
-    load.send(&kafka.brokers(), queries.topic(), |_| now_us() / 1000)?;
+    let done = std::thread::scope(|scope| {
+        let done = scope.spawn(|| work(&url));
+        load.send(&kafka.brokers(), queries.topic(), |_| now_us() / 1000)?;
+        if !done.is_finished() {
+            return Err("what was to be done under the load took longer".to_string());
+        }
+        done.join().map_err(|_| "what was to be done under the load panicked".to_string())?
+    })?;
     Eye::open(&url)?.wait(COMMITTED, load.total() as i64, Duration::from_secs(30))?;
-    std::thread::sleep(ASK_EVERY * 5);
+    std::thread::sleep(ask_every * 5);
     stop.store(true, Ordering::Relaxed);
     let seen = seen.join().map_err(|_| "the watcher panicked".to_string())??;
     let usage = engine.used();
     engine.stop();
     queries.prove(postgres, database, load.total())?;
-    let mut latencies = latencies(&kafka.brokers(), queries.topic(), load.total(), &seen)?;
-    latencies.sort_by(f64::total_cmp);
-    let at = |share: f64| latencies.get(((latencies.len() - 1) as f64 * share) as usize).copied();
-    let (p50_ms, p99_ms) = (at(0.5), at(0.99));
-    Ok(Run {
+    let latencies = latencies(&kafka.brokers(), queries.topic(), load.total(), &seen)?;
+    let run = Run {
         events_per_s: Some(load.rate as f64),
         seconds: load.seconds as f64,
-        p50_ms,
-        p99_ms,
+        p50_ms: at(&latencies, 0.5),
+        p99_ms: at(&latencies, 0.99),
         ..Run::of(usage, load.total())
-    })
+    };
+    Ok((run, done))
 }
 
 /// Times at which each partition was first seen committed up to an offset.
 type Seen = Vec<Vec<(i64, i64)>>;
 
-fn watch(url: &str, stop: &AtomicBool) -> Result<Seen, String> {
+fn watch(url: &str, stop: &AtomicBool, ask_every: Duration) -> Result<Seen, String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(async {
@@ -83,7 +101,7 @@ fn watch(url: &str, stop: &AtomicBool) -> Result<Seen, String> {
                     known.push((now, next));
                 }
             }
-            tokio::time::sleep(ASK_EVERY).await;
+            tokio::time::sleep(ask_every).await;
         }
         Ok(seen)
     })

@@ -5,12 +5,14 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod ask;
 mod close;
 mod commit;
 mod dashboards;
 mod engine;
 mod eye;
 mod floor;
+mod harm;
 mod lab;
 mod latency;
 mod load;
@@ -19,6 +21,7 @@ mod queries;
 mod report;
 mod restart;
 mod rows;
+mod serve;
 mod steady;
 mod topic;
 mod whole;
@@ -46,7 +49,7 @@ struct Arguments {
     /// Length of a latency run.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Runs of the latency rows, and of the steady one.
+    /// Runs of the latency rows, of the steady one, and of questions and requests.
     #[arg(long, default_value_t = 1)]
     latency_runs: usize,
     /// Length of the steady run.
@@ -55,6 +58,9 @@ struct Arguments {
     /// Runs of restarts and closes, at most.
     #[arg(long, default_value_t = 3)]
     slow_runs: usize,
+    /// Rows that questions are asked about.
+    #[arg(long, default_value_t = 10_000_000)]
+    asked_rows: u64,
     /// Where the example is; `queries` here, or that of the sources, if it is not named.
     #[arg(long, value_name = "DIR")]
     queries: Option<PathBuf>,
@@ -73,6 +79,8 @@ enum Child {
     Decode { topic: String, records: u64 },
     #[command(hide = true)]
     DecodeSetup { topic: String, records: u64 },
+    #[command(hide = true)]
+    Memtable { recent: PathBuf, questions: Vec<String> },
 }
 
 fn main() -> ExitCode {
@@ -96,6 +104,7 @@ fn measured(child: &Child) -> Result<(), String> {
         Child::Floor { brokers, topic, records } => floor::floor(brokers, Topic::named(topic)?, *records),
         Child::Decode { topic, records } => floor::decode(Topic::named(topic)?, *records),
         Child::DecodeSetup { topic, records } => floor::decode_setup(Topic::named(topic)?, *records),
+        Child::Memtable { recent, questions } => ask::memtable(recent, questions),
     }
 }
 
@@ -123,8 +132,8 @@ impl Arguments {
 
 fn bench(arguments: &Arguments) -> Result<(), String> {
     let rows = arguments.rows()?;
-    let sizes =
-        Sizes { records: arguments.records, seconds: arguments.seconds, steady_seconds: arguments.steady_seconds };
+    let Arguments { records, seconds, steady_seconds, asked_rows, .. } = *arguments;
+    let sizes = Sizes { records, seconds, steady_seconds, asked_rows };
     eprintln!("starting Postgres and Kafka …");
     let lab = Lab::start(sizes, &arguments.shipped())?;
     let mut filled: Vec<Topic> = Vec::new();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use tidegate_bench::local::{Postgres, TempDir};
 
 use crate::dashboards::DASHBOARDS;
+use crate::serve;
 
 /// The view of most rows.
 pub const QUERY: &str = "SELECT window_start, window_end, stream_id, count(*) AS records, sum(amount_usd) AS amount, max(message_len) AS longest
@@ -19,6 +20,8 @@ FROM TUMBLE(events, ts, INTERVAL '1 hour') GROUP BY window_start, window_end, st
 pub enum Views {
     /// [`QUERY`].
     Minute,
+    /// The same with an endpoint.
+    Endpoint,
     /// [`QUERY`] on a source that names six of its forty fields.
     Wide,
     /// The same by the hour.
@@ -57,10 +60,11 @@ impl Queries {
                 DASHBOARDS[..count].iter().map(|board| board.statement()).collect()
             }
             Views::Minute | Views::Wide => bench(QUERY),
+            Views::Endpoint => bench(QUERY) + serve::STATEMENT,
             Views::Hour => bench(HOURLY),
             Views::HourOnClose => bench(&format!("{HOURLY}\nEMIT ON WINDOW CLOSE")),
         };
-        if matches!(views, Views::Minute | Views::Wide | Views::Hour) {
+        if matches!(views, Views::Minute | Views::Endpoint | Views::Wide | Views::Hour) {
             proofs.push("SELECT sum(records), {records} FROM bench".to_string());
         }
         let own = TempDir::new("bench-queries")?;

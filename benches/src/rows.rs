@@ -2,6 +2,7 @@
 
 use crate::queries::Views;
 use crate::restart::Found;
+use crate::serve;
 use crate::topic::Topic;
 
 /// A thousand keys: what most rows read.
@@ -30,6 +31,12 @@ pub enum Work {
     Close(Views),
     /// A client of Postgres, and rows of a commit.
     Commit(&'static str, usize),
+    /// One of the questions.
+    Ask(usize),
+    /// Many who ask for this path.
+    Serve(&'static str),
+    /// Many who mean harm.
+    Harm,
 }
 
 /// How often a row is measured.
@@ -56,7 +63,7 @@ impl Work {
     /// How often it is measured.
     pub fn often(self) -> Often {
         match self {
-            Self::Latency(..) | Self::Steady(_) => Often::Once,
+            Self::Latency(..) | Self::Steady(_) | Self::Ask(_) | Self::Serve(_) | Self::Harm => Often::Once,
             Self::Restart(_) | Self::Close(_) => Often::Slow,
             _ => Often::Usual,
         }
@@ -95,5 +102,10 @@ pub fn all() -> Vec<(String, Work)> {
             rows.push((format!("commit/{client}/rows={count}"), Work::Commit(client, count)));
         }
     }
+    let asked = crate::ask::QUESTIONS.iter().enumerate();
+    rows.extend(asked.map(|(index, (name, _))| (format!("ask/{name}"), Work::Ask(index))));
+    rows.push(("serve/rows=20".into(), Work::Serve(serve::ROWS)));
+    rows.push(("serve/endpoint=20".into(), Work::Serve(serve::ENDPOINT)));
+    rows.push(("latency/harm".into(), Work::Harm));
     rows
 }

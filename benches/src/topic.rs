@@ -39,7 +39,7 @@ pub fn event(rng: &mut ChaCha8Rng, number: u64, stream: u32, ms: i64) -> Vec<u8>
 }
 
 /// RFC 3339 without a library: the bench must fill topics fast.
-fn time(ms: i64) -> String {
+pub fn time(ms: i64) -> String {
     let (days, rest) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
     // Days to a date, by the 400-year cycle that begins on the first of March.
     let shifted = days + 719_468;

@@ -449,7 +449,7 @@ fn the_list_is_refused_by_both_protocols() {
     let workers = crate::adhoc::workers(&api);
     let mut session = Raw::open(port, "x").unwrap();
     let mut count = 0;
-    for (number, text, _, code) in crate::hostile::list() {
+    for (number, text, _, code) in tidegate_bench::local::hostile::list() {
         // What is said to sessions here is said elsewhere to nobody; and several statements are read one by one.
         if matches!(code, "TG-QUERY-STATEMENTS") || text.contains('\0') || text.trim().is_empty() {
             continue;

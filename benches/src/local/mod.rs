@@ -1,5 +1,6 @@
 //! Real Kafka, real Postgres and a proxy between, on free ports of 127.0.0.1, in a directory that goes with them.
 
+pub mod hostile;
 pub mod kafka;
 pub mod postgres;
 pub mod process;
