@@ -12,7 +12,7 @@ async function bundle(into) {
   await mkdir(into, { recursive: true });
   await build({
     absWorkingDir: here, // what esbuild writes must not depend on where it was called
-    entryPoints: { app: "src/main.tsx" },
+    entryPoints: { app: "src/main.tsx", reference: "src/reference.tsx" },
     outdir: into,
     bundle: true,
     minify: true,
@@ -24,7 +24,7 @@ async function bundle(into) {
     charset: "utf8",
     logLevel: "warning",
   });
-  await cp(join(here, "src/index.html"), join(into, "index.html"));
+  for (const name of ["index.html", "reference.html"]) await cp(join(here, "src", name), join(into, name));
 }
 
 if (process.argv.includes("--check")) {

@@ -13,6 +13,8 @@ const files = {
   "/": ["index.html", "text/html; charset=utf-8"],
   "/app.js": ["app.js", "text/javascript; charset=utf-8"],
   "/app.css": ["app.css", "text/css; charset=utf-8"],
+  "/api": ["reference.html", "text/html; charset=utf-8"],
+  "/api/reference.js": ["reference.js", "text/javascript; charset=utf-8"],
 };
 const headers = {
   "content-security-policy":

@@ -79,8 +79,8 @@ fn refusal(admission: &Admission, uri: &Uri, headers: &HeaderMap) -> Option<Resp
         origin.parse::<Uri>().ok().and_then(|origin| origin.authority().cloned()).as_ref() != addressed.authority()
     });
     let cross = headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none");
-    // A link to the page may stand anywhere: it has no data.
-    if foreign || cross && uri.path() != "/" {
+    // A link to a page may stand anywhere: it has no data.
+    if foreign || cross && !matches!(uri.path(), "/" | "/api") {
         return forbidden("the request comes from a page of another origin", "ask from the page that this api serves");
     }
     if OPEN.contains(&uri.path()) || page::PATHS.contains(&uri.path()) || admission.has_token(headers) {

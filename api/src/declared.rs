@@ -15,11 +15,13 @@ use prometheus::{GaugeVec, Opts, Registry};
 use tidegate_engine::ask::{Asker, Sample};
 use tidegate_engine::error::{Error, Kind, Result};
 use tidegate_engine::sql::endpoint::{DB_OK, Endpoint, Gauge};
+use tidegate_engine::sql::question::Values;
 use tidegate_engine::time::clock;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::adhoc::format::{Format, whole};
+use crate::cache::Cache;
 use crate::router::{failed, problem};
 
 /// How long an answer may take, and its parts: the database shall be heard before the answer is given up.
@@ -72,28 +74,45 @@ impl Answers {
 }
 
 /// The routes of the endpoints.
-pub fn routes<S: Clone + Send + Sync + 'static>(answers: &Answers, endpoints: Vec<Endpoint>) -> Router<S> {
-    endpoints.into_iter().fold(Router::new(), |router, endpoint| {
-        let (path, endpoint, answers) = (endpoint.path.clone(), Arc::new(endpoint), answers.clone());
-        router.route(&path, get(move |headers: HeaderMap, asked: Asked| answer(answers, endpoint, headers, asked)))
+pub fn routes<S: Clone + Send + Sync + 'static>(
+    answers: &Answers,
+    cache: &Arc<Cache>,
+    endpoints: &[Endpoint],
+) -> Router<S> {
+    endpoints.iter().fold(Router::new(), |router, endpoint| {
+        let (endpoint, from) = (Arc::new(endpoint.clone()), (answers.clone(), cache.clone()));
+        let path = endpoint.path.clone();
+        router.route(&path, get(move |headers: HeaderMap, asked: Asked| answer(from, endpoint, headers, asked)))
     })
 }
 
 type Asked = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
-async fn answer(answers: Answers, endpoint: Arc<Endpoint>, headers: HeaderMap, asked: Asked) -> Response {
-    let path = endpoint.path.clone();
+async fn answer(
+    (answers, cache): (Answers, Arc<Cache>),
+    endpoint: Arc<Endpoint>,
+    headers: HeaderMap,
+    asked: Asked,
+) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let format = Format::accepted(accept);
-    let asked = asked.map_err(|error| error.body_text()).and_then(|Query(pairs)| endpoint.values(&pairs));
-    let values = match asked {
-        Ok(values) => values,
+    let asked = asked.map_err(|error| error.body_text());
+    match asked.and_then(|Query(pairs)| Ok((endpoint.values(&pairs)?, pairs))) {
+        Ok((values, pairs)) => {
+            let question = format!("{} {format} {pairs:?}", endpoint.path);
+            cache.answer(question, &headers, || computed(answers, endpoint, values, format)).await
+        }
         Err(why) => {
             let known: Vec<String> = endpoint.parameters.iter().map(ToString::to_string).collect();
-            let hint = if known.is_empty() { format!("{path} has no parameters") } else { known.join("; ") };
-            return problem(StatusCode::BAD_REQUEST, "TG-API-PARAMETER", &why, Some(&hint));
+            let none = format!("{} has no parameters", endpoint.path);
+            let hint = if known.is_empty() { none } else { known.join("; ") };
+            problem(StatusCode::BAD_REQUEST, "TG-API-PARAMETER", &why, Some(&hint))
         }
-    };
+    }
+}
+
+async fn computed(answers: Answers, endpoint: Arc<Endpoint>, values: Values, format: Format) -> Response {
+    let path = endpoint.path.clone();
     let computed = answers.compute(PATIENCE, |asker| async move {
         let answer = asker.answer(&endpoint, &values, clock::wall_us(), QUERY_PATIENCE).await?;
         // The other forms have no place for what stands beside the rows.
@@ -104,10 +123,7 @@ async fn answer(answers: Answers, endpoint: Arc<Endpoint>, headers: HeaderMap, a
     });
     match computed.await {
         Some(Ok(Ok(body))) => {
-            // What is true now need not be a moment later.
-            let told =
-                [(header::CONTENT_TYPE, format.media()), (header::CACHE_CONTROL, "no-cache"), (header::VARY, "accept")];
-            (told, body).into_response()
+            ([(header::CONTENT_TYPE, format.media()), (header::VARY, "accept")], body).into_response()
         }
         Some(Ok(Err(why))) => problem(StatusCode::NOT_ACCEPTABLE, &why.code, &why.message, why.hint.as_deref()),
         Some(Err(error)) => {

@@ -4,6 +4,7 @@
 
 mod adhoc;
 mod admit;
+mod cache;
 mod check;
 mod child;
 mod console;
@@ -14,6 +15,7 @@ mod generate;
 mod golden;
 mod listen;
 mod neighbour;
+mod openapi;
 mod page;
 mod postgres;
 mod router;

@@ -1,12 +1,13 @@
-//! The page at `/`: three files of the binary, bundled from `api/page` (see `docs/page.md`).
+//! The page at `/` and the reference at `/api`: files of the binary, bundled from `api/page` (see `docs/page.md`).
 //!
 //! ```text
-//!  GET /          index.html
-//!  GET /app.js    what it does
-//!  GET /app.css   how it looks
+//!  GET /                       index.html
+//!  GET /app.js                 what it does
+//!  GET /app.css                how both look
+//!  GET /api, /api/reference.js what may be asked, drawn from `/api/openapi.json`
 //! ```
 //!
-//! It holds no data and asks the api like anybody else, so it is open to whoever may not know the token yet. Whatever the
+//! They hold no data and ask the api like anybody else, so it is open to whoever may not know the token yet. Whatever the
 //! database says reaches it as text; should some of that ever become a script, the policy forbids it to run.
 
 use axum::Router;
@@ -14,8 +15,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use crate::cache::is_known;
+
 /// The paths, for whoever decides what needs a token.
-pub const PATHS: [&str; 3] = ["/", "/app.js", "/app.css"];
+pub const PATHS: [&str; 5] = ["/", "/app.js", "/app.css", "/api", "/api/reference.js"];
 
 /// Nothing from elsewhere, nothing inline, in nobody's frame. Images may stand in the text: the page's icon does.
 const POLICY: &str = "default-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; \
@@ -30,11 +33,13 @@ struct File {
 
 const INDEX: File = File { media: "text/html; charset=utf-8", text: include_str!("../page/dist/index.html") };
 const SCRIPT: File = File { media: "text/javascript; charset=utf-8", text: include_str!("../page/dist/app.js") };
+const REFERENCE: File = File { media: INDEX.media, text: include_str!("../page/dist/reference.html") };
+const REFERENCE_SCRIPT: File = File { media: SCRIPT.media, text: include_str!("../page/dist/reference.js") };
 const STYLE: File = File { media: "text/css; charset=utf-8", text: include_str!("../page/dist/app.css") };
 
 /// The routes.
 pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    PATHS.iter().zip([INDEX, SCRIPT, STYLE]).fold(Router::new(), |router, (path, file)| {
+    PATHS.iter().zip([INDEX, SCRIPT, STYLE, REFERENCE, REFERENCE_SCRIPT]).fold(Router::new(), |router, (path, file)| {
         let tag = format!("\"{}\"", blake3::hash(file.text.as_bytes()).to_hex());
         router.route(path, get(move |headers: HeaderMap| std::future::ready(answer(&file, &tag, &headers))))
     })
@@ -42,10 +47,7 @@ pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
 
 /// A file, unless the browser has it already.
 fn answer(file: &File, tag: &str, headers: &HeaderMap) -> Response {
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    // What stands between may have made the tag a weak one.
-    let is_known = known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag);
-    let mut response = if is_known {
+    let mut response = if is_known(tag, headers) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         ([(header::CONTENT_TYPE, file.media)], file.text).into_response()
@@ -84,7 +86,7 @@ mod tests {
     #[test]
     fn the_page_has_nothing_inline() {
         for inline in ["<style", " style=", " onclick=", " onload=", "<script>"] {
-            assert!(!INDEX.text.contains(inline), "{inline}");
+            assert!(!INDEX.text.contains(inline) && !REFERENCE.text.contains(inline), "{inline}");
         }
     }
 }

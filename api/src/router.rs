@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!  GET /, /app.js, /app.css           the page (see `page`)
+//!  GET /api, /api/reference.js        what may be asked, for people
+//!  GET /api/openapi.json              the same for programs (see `openapi`)
 //!  GET /health                       {"ok":true}, or 503 with the reason
 //!  GET /readyz                       whether the database answers and every declared view has begun
 //!  GET /prometheus                   our own metrics, and the gauges that are declared
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{MatchedPath, Path, Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -39,14 +41,16 @@ use tokio::runtime::Handle;
 
 use crate::adhoc::{AdHoc, Served};
 use crate::admit::{Admission, admit};
+use crate::cache::Cache;
 use crate::declared::{self, Answers};
+use crate::openapi;
 use crate::page;
 use crate::sql;
 use crate::stream::{self, Streams};
 
 /// Rows in one answer, if nothing is said and at most.
 const ROWS: usize = 100;
-const ROWS_MAX: usize = 10_000;
+pub const ROWS_MAX: usize = 10_000;
 
 /// How long the database may take to answer before it is told as down.
 const STATUS_PATIENCE: Duration = Duration::from_secs(3);
@@ -64,6 +68,7 @@ pub struct Shared {
     store: Arc<dyn Store>,
     views: Vec<PlannedView>,
     answers: Answers,
+    cache: Arc<Cache>,
     gauges: Arc<[Gauge]>,
     registry: Registry,
     seconds: HistogramVec,
@@ -100,13 +105,16 @@ pub fn router(
     let adhoc = AdHoc::start(store.clone(), served, settings.adhoc.clone(), &registry, threads.scans.clone());
     let adhoc = adhoc.map_err(|error| error.to_string())?;
     let answers = Answers::new(Asker::new(store.clone(), tables), threads.answers.clone());
-    let endpoints = declared::routes(&answers, catalog.endpoints);
+    let cache = Cache::new(store.clone(), &registry).map_err(|error| error.to_string())?;
+    let endpoints = declared::routes(&answers, &cache, &catalog.endpoints);
+    let openapi = openapi::routes(&catalog, settings)?;
     let (views, gauges) = (catalog.views, catalog.gauges.into());
     let streams = Streams::new(store.clone(), &views);
     let tells = settings.api.token.is_empty();
-    let shared = Arc::new(Shared { store, views, answers, gauges, registry, seconds, tells });
+    let shared = Arc::new(Shared { store, views, answers, cache, gauges, registry, seconds, tells });
     let router = Router::new()
         .merge(page::routes())
+        .merge(openapi)
         .merge(endpoints)
         .merge(sql::routes(adhoc.clone()))
         .merge(stream::routes(streams.clone()))
@@ -175,7 +183,13 @@ fn time(us: i64) -> Value {
     if us == NONE { Value::Null } else { Value::String(clock::rfc3339(us)) }
 }
 
-async fn health(State(shared): State<Arc<Shared>>) -> Response {
+// Whoever asks a thousand times a second whether it lives costs the database one look for all of them.
+
+async fn health(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    shared.cache.answer("health".to_string(), &headers, || lives(&shared)).await
+}
+
+async fn lives(shared: &Shared) -> Response {
     match shared.store.status().await {
         Ok(_) => answered(StatusCode::OK, &json!({"ok": true})),
         Err(error) if shared.tells => {
@@ -185,7 +199,11 @@ async fn health(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+async fn readyz(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    shared.cache.answer("readyz".to_string(), &headers, || is_ready(&shared)).await
+}
+
+async fn is_ready(shared: &Shared) -> Response {
     let waiting: Vec<String> = match shared.store.status().await {
         Err(error) if shared.tells => vec![error.to_string()],
         Err(error) => vec![error.code.to_string()],
@@ -202,15 +220,29 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     answered(code, &json!({"ready": waiting.is_empty(), "waiting": waiting}))
 }
 
+/// Our own metrics as they are now, and the declared ones as of the newest commit.
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let declared = shared.cache.answer("gauges".to_string(), &HeaderMap::new(), || gauges(&shared)).await;
+    let (status, declared) = (declared.status(), axum::body::to_bytes(declared.into_body(), usize::MAX).await);
+    let mut text = Vec::new();
+    let encoded = TextEncoder::new().encode(&shared.registry.gather(), &mut text);
+    match (encoded, declared) {
+        (Ok(()), Ok(declared)) if status.is_success() => {
+            text.extend(declared);
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+        }
+        (Err(error), _) => problem(StatusCode::INTERNAL_SERVER_ERROR, "TG-INTERNAL", &error.to_string(), None),
+        (_, declared) => (status, declared.unwrap_or_default()).into_response(),
+    }
+}
+
+async fn gauges(shared: &Shared) -> Response {
     let status = tokio::time::timeout(STATUS_PATIENCE, shared.store.status()).await;
     let db_ok = status.is_ok_and(|status| status.is_ok());
-    let declared = declared::gauges(&shared.answers, &shared.gauges, db_ok).await;
     let mut text = Vec::new();
-    let encoded = declared
-        .and_then(|declared| TextEncoder::new().encode(&[shared.registry.gather(), declared].concat(), &mut text));
-    match encoded {
-        Ok(()) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+    let declared = declared::gauges(&shared.answers, &shared.gauges, db_ok).await;
+    match declared.and_then(|declared| TextEncoder::new().encode(&declared, &mut text)) {
+        Ok(()) => text.into_response(),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "TG-INTERNAL", &error.to_string(), None),
     }
 }
@@ -262,7 +294,12 @@ fn wrong_parameter(why: &str) -> Response {
     problem(StatusCode::BAD_REQUEST, "TG-API-PARAMETER", why, Some(&hint))
 }
 
-async fn rows(State(shared): State<Arc<Shared>>, Path(name): Path<String>, asked: Asked) -> Response {
+async fn rows(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    asked: Asked,
+) -> Response {
     let limit = match limit(asked) {
         Ok(limit) => limit,
         Err(why) => return wrong_parameter(&why),
@@ -272,7 +309,12 @@ async fn rows(State(shared): State<Arc<Shared>>, Path(name): Path<String>, asked
         let hint = format!("there are: {}", names.join(", "));
         return problem(StatusCode::NOT_FOUND, "TG-VIEW", &format!("there is no view {name}"), Some(&hint));
     };
-    let rows = shared.store.rows(&view.table, Some(limit)).await;
+    let question = format!("rows of {name}, {limit}");
+    shared.cache.answer(question, &headers, || newest(&shared.store, &view.table, limit)).await
+}
+
+async fn newest(store: &Arc<dyn Store>, table: &Table, limit: usize) -> Response {
+    let rows = store.rows(table, Some(limit)).await;
     match rows.and_then(|rows| Ok((show::json(&rows)?, rows.num_rows()))) {
         Err(error) => failed(&error),
         Ok((text, count)) => {

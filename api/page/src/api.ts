@@ -50,17 +50,21 @@ export function exact(text: string): unknown {
   return JSON.parse(text, revive as (key: string, value: unknown) => unknown);
 }
 
-/** Asks, and throws a [Problem] for everything that is not a success. */
-export async function ask(path: string, init: RequestInit = {}): Promise<Response> {
+/** Sends a question, and throws a [Problem] only where nobody answers. */
+export async function send(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
   if (token.get()) headers.set("authorization", `Bearer ${token.get()}`);
-  let response;
   try {
-    response = await fetch(path, { ...init, headers, cache: "no-store" });
+    return await fetch(path, { ...init, headers, cache: "no-store" });
   } catch (error) {
     if (init.signal?.aborted && init.signal.reason?.name !== "TimeoutError") throw error;
     throw new Problem(0, "", "the api does not answer");
   }
+}
+
+/** Asks, and throws a [Problem] for everything that is not a success. */
+export async function ask(path: string, init: RequestInit = {}): Promise<Response> {
+  const response = await send(path, init);
   if (response.ok) return response;
   const text = await response.text();
   let told;

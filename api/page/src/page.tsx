@@ -3,11 +3,11 @@
 import { useState } from "preact/hooks";
 
 import { Console } from "./console";
-import { useKnown } from "./known";
+import { admit, useKnown } from "./known";
 import { DeadLetters } from "./letters";
 import { Sources } from "./sources";
 import { Standing } from "./standing";
-import { type Theme, setTheme, theme } from "./theme";
+import { ThemeSwitch } from "./switch";
 import { Token } from "./token";
 import { Views } from "./views";
 
@@ -28,11 +28,12 @@ export function Page() {
           <a href="#dead-letters">Dead letters</a>
           <a href="#ask">Ask</a>
         </nav>
+        <a href="/api">API</a>
         <ThemeSwitch />
       </header>
       <Standing />
       <main>
-        <Token />
+        {known.needsToken && <Token enter={admit} />}
         {(known.views || !known.needsToken) && (
           <>
             <Sources />
@@ -47,21 +48,5 @@ export function Page() {
         <a href="/readyz">/readyz</a>
       </footer>
     </>
-  );
-}
-
-const NEXT: Record<Theme, Theme> = { auto: "light", light: "dark", dark: "auto" };
-const SIGN: Record<Theme, string> = { auto: "◐", light: "☀", dark: "☾" };
-
-function ThemeSwitch() {
-  const [now, setNow] = useState(theme());
-  const turn = () => {
-    setTheme(NEXT[now]);
-    setNow(NEXT[now]);
-  };
-  return (
-    <button type="button" class="quiet" onClick={turn} title={`Theme: ${now}`} aria-label={`Theme: ${now}`}>
-      <span aria-hidden="true">{SIGN[now]}</span> <span class="wide">{now}</span>
-    </button>
   );
 }

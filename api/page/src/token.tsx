@@ -3,15 +3,12 @@
 import { useState } from "preact/hooks";
 
 import { token } from "./api";
-import { admit, useKnown } from "./known";
 
-export function Token() {
-  const known = useKnown();
+export function Token({ enter }: { enter: (given: string) => void }) {
   const [given, setGiven] = useState("");
-  if (!known.needsToken) return null;
   const submit = (event: Event) => {
     event.preventDefault();
-    admit(given.trim());
+    enter(given.trim());
     setGiven("");
   };
   return (

@@ -1,4 +1,4 @@
-// The photographer: the page at 1280 and 390 pixels, in both themes, whole and as it opens.
+// The photographer: the page and the reference at 1280 and 390 pixels, in both themes, whole and as they open.
 //
 //   node test/shots.mjs URL FOLDER
 import { mkdir } from "node:fs/promises";
@@ -31,8 +31,21 @@ for (const width of [1280, 390]) {
     await page.evaluate(() => scrollTo(0, 0));
     await page.waitForTimeout(300);
     await page.screenshot({ path: name("whole"), fullPage: true });
-    const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-    if (over > 0) wide += 1;
+    const beyond = () => page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    const over = [await beyond()];
+    await page.goto(new URL("/api", url).href);
+    await page.locator(".operation").first().waitFor();
+    await page.screenshot({ path: name("reference-top") });
+    for (const id of ["post-/api/v1/sql", "get-/api/v1/queries/{name}/rows"]) {
+      const operation = page.locator(`[id="${id}"]`);
+      await operation.locator("> summary").click();
+      await operation.getByRole("button", { name: "Send" }).click();
+      await operation.locator("[data-answered]").waitFor();
+    }
+    await page.evaluate(() => scrollTo(0, 0));
+    await page.screenshot({ path: name("reference-whole"), fullPage: true });
+    over.push(await beyond());
+    wide += over.filter((pixels) => pixels > 0).length;
     console.log(JSON.stringify({ width, colorScheme, beyondTheEdge: over, heard }));
     await context.close();
   }

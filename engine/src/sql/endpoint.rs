@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use arrow::datatypes::{DataType, Schema, TimeUnit};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use datafusion::scalar::ScalarValue;
 use sqlparser::ast;
 use sqlparser::tokenizer::Token;
@@ -113,6 +113,11 @@ impl Kind {
 }
 
 impl Parameter {
+    /// The type of its values.
+    pub fn data_type(&self) -> DataType {
+        arrow_type(&self.sql_type).unwrap_or(DataType::Utf8View)
+    }
+
     /// The value of a text, or what is wrong with it.
     pub fn value(&self, text: &str) -> Result<Literal, String> {
         let read = |text: &str| self.kind.read(text, &self.sql_type);
@@ -190,9 +195,23 @@ impl Endpoint {
         Ok(values)
     }
 
+    /// The columns of its answers: one for each field, and those of the rows.
+    pub fn columns(&self, tables: &[&Table]) -> Result<(Schema, Schema), Vec<Error>> {
+        let samples = self.samples();
+        let fields = self.fields.iter().map(|(_, question)| question.check(tables, &samples));
+        let fields: Vec<SchemaRef> = fields.collect::<Result<_, _>>()?;
+        let fields = fields.iter().filter_map(|schema| schema.fields().first().cloned());
+        Ok((Schema::new(fields.collect::<Vec<FieldRef>>()), self.rows.check(tables, &samples)?.as_ref().clone()))
+    }
+
+    /// Values to plan with.
+    fn samples(&self) -> Values {
+        self.parameters.iter().map(|p| (p.name.clone(), p.sample())).collect()
+    }
+
     /// Plans its queries; every fault of them.
     pub fn check(&self, tables: &[&Table]) -> Result<(), Vec<Error>> {
-        let samples: Values = self.parameters.iter().map(|p| (p.name.clone(), p.sample())).collect();
+        let samples = self.samples();
         let mut faults = Vec::new();
         for (name, question) in &self.fields {
             match question.check(tables, &samples) {
