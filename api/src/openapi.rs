@@ -322,11 +322,16 @@ fn asked_for(declared: &Declared) -> Parameter {
     if declared.default.is_none() { needed(asked) } else { asked }
 }
 
+/// The greatest number that is rounded to one of 32 bits.
+const FLOAT_MAX: f64 = 340_282_356_779_733_661_637_539_395_458_142_568_448.0;
+
 /// A value of a column in JSON.
 fn value(field: &Arc<Field>) -> RefOr<Schema> {
     let mut schema: Object = match field.data_type() {
         // As exact as they are.
-        DataType::Decimal128(..) | DataType::Decimal256(..) => ObjectBuilder::new().schema_type(Type::Number).build(),
+        DataType::Decimal128(..) | DataType::Decimal256(..) | DataType::Float32 => {
+            ObjectBuilder::new().schema_type(Type::Number).build()
+        }
         DataType::Timestamp(_, None) => string("A time of no zone.").build(),
         DataType::Timestamp(_, Some(_)) => {
             string("A time.").format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))).build()
@@ -352,7 +357,7 @@ fn of_type(data_type: &DataType) -> ObjectBuilder {
         DataType::Int32 => bounded(i32::MIN.into(), i32::MAX.into()),
         DataType::Int64 => bounded(i64::MIN, i64::MAX),
         other if other.is_integer() => ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)),
-        DataType::Float32 => number().minimum(Some(f64::from(f32::MIN))).maximum(Some(f64::from(f32::MAX))),
+        DataType::Float32 => number().minimum(Some(-FLOAT_MAX)).maximum(Some(FLOAT_MAX)),
         DataType::Float64 => number().format(Some(SchemaFormat::KnownFormat(KnownFormat::Double))),
         DataType::Decimal128(precision, scale) => {
             let most = 10f64.powi(i32::from(*precision) - i32::from(*scale));

@@ -277,7 +277,9 @@ fn lines(mut answer: Answer, asked_limit: bool) -> Body {
                 Ok(None) => break,
                 Err(why) => (Bytes::from(format!("{}\n", json!({"error": body(&why, None)}))), true),
             };
+            // Its time may be over while there is room for the line that says so.
             let sent = tokio::select! {
+                biased;
                 sent = lines.send(line) => sent.is_ok(),
                 () = answer.over() => false,
             };

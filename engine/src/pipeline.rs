@@ -482,7 +482,11 @@ impl Pipeline {
             let (counts, drop_state_before) = (outcome.counts, outcome.drop_state_before);
             self.metrics.windows_closed(&view.plan().name, outcome.closed);
             if counts != Default::default() || write.rows() > 0 || frontier != running.frontier || checkpoint {
-                views.push(ViewCommit { view: index, counts, write, drop_state_before, pieces: 0 });
+                let windows = match view.plan().window_column() {
+                    Some((column, _)) => write.times(&view.plan().table, column)?,
+                    None => Vec::new(),
+                };
+                views.push(ViewCommit { view: index, counts, write, windows, drop_state_before, pieces: 0 });
             }
         }
         failpoint::hit("aggregated")?;

@@ -208,6 +208,10 @@ fn tables_of_another_version_of_tidegate_are_refused() {
     let servers = shared();
     let world = World::new(&servers, "other-version");
     Engine::run_to_end(&world);
+    // One that lacks a table is made into ours.
+    world.sql("DROP TABLE tidegate.window_changes; COMMENT ON TABLE tidegate.pipelines IS 'version 4'");
+    Engine::run_to_end(&world);
+    assert_eq!(world.sql("SELECT count(*) FROM tidegate.window_changes"), "0");
     world.sql("COMMENT ON TABLE tidegate.pipelines IS 'version 99'");
     let mut engine = world.engine().start();
     assert_eq!(engine.code(Duration::from_secs(30)), Some(1), "{}", engine.tail());

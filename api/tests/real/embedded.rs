@@ -265,7 +265,8 @@ fn smoke_passes_on_what_it_starts_and_fails_on_a_topic_that_nobody_reads() {
         command.arg("smoke").args(arguments).args(["--topic", topic, "--queries"]).arg(world.queries());
         command.arg("--events").arg(repository().join("queries/stream_events.toml"));
         command.env("KAFKA_BROKERS", servers.kafka.brokers()).env("DATABASE_URL", world.url());
-        let output = command.output().unwrap();
+        // Its recent batches go with the world.
+        let output = command.current_dir(world.dir.path()).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let rest = std::fs::read_to_string(repository().join("queries/rest.sql")).unwrap();

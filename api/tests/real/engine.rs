@@ -13,9 +13,10 @@ use tidegate_bench::local::wait_until;
 
 use crate::world::World;
 
-/// A command of the binary.
+/// A command of the binary: of the one that was built with the tests, or of the one that is to be shipped.
 pub fn tidegate() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let named = std::env::var_os("TIDEGATE_TEST_BINARY");
+    let mut command = Command::new(named.unwrap_or_else(|| env!("CARGO_BIN_EXE_tidegate").into()));
     // One port is there for many apis.
     command.env("TIDEGATE__PGWIRE__LISTEN", "");
     command

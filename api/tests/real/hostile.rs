@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tidegate_bench::local::hostile::list;
+use tidegate_bench::local::hostile::{heavy, list};
 use tidegate_bench::local::wait_until;
 
 use crate::adhoc::{NO_DATABASE, workers};
@@ -46,6 +46,49 @@ fn the_list_is_refused_over_http() {
     assert_eq!(workers(&api), begun);
     assert_eq!(get(&listen, "/api/v1/sql?sql=SELECT%201").0, 200);
     println!("{} texts, each by three doors of HTTP", list.len());
+}
+
+/// H16, H18, H21, H22, H25: what is allowed and has no end is ended, one at a time and two hundred at once; nothing is spilled.
+#[test]
+fn what_has_no_end_is_ended() {
+    let _servers = shared();
+    let (api, listen) = api_with(NO_DATABASE, "", &[]);
+    let client = Client::new(&listen);
+    assert!(wait_until(Duration::from_secs(5), || workers(&api).len() == 2));
+    let answers = || wait_until(Duration::from_secs(15), || get(&listen, "/api/v1/sql?sql=SELECT%201").0 == 200);
+    // What is too long for an answer is cut, and says so.
+    let ends = ["TG-QUERY-TIMEOUT", "TG-QUERY-MEMORY", "TG-QUERY-WORKER", "cut"];
+    let outcome = |reply: &Reply| match (reply.status, &reply.json()["truncated"]) {
+        (200, truncated) if truncated == true => (200, "cut".to_string()),
+        _ => reply.refusal(),
+    };
+    for text in heavy() {
+        let told = outcome(&client.ask(&json!({"sql": text, "timeout_ms": 2_000})));
+        assert!(ends.contains(&told.1.as_str()), "{text}: {told:?}");
+        assert!(answers(), "{text}");
+    }
+    let texts = heavy();
+    let told: Vec<(u16, String)> = std::thread::scope(|scope| {
+        let asked = (0..200).map(|number| {
+            let (listen, text, outcome) = (&listen, &texts[number % texts.len()], &outcome);
+            scope.spawn(move || {
+                let reply = Client::new(listen).ask(&json!({"sql": text, "timeout_ms": 1_500}));
+                assert!(reply.status != 429 || reply.header("retry-after") == "1", "{:?}", reply.headers);
+                outcome(&reply)
+            })
+        });
+        asked.collect::<Vec<_>>().into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let busy = told.iter().filter(|(status, code)| *status == 429 && code == "TG-QUERY-BUSY").count();
+    let ended = told.iter().filter(|(_, code)| ends.contains(&code.as_str())).count();
+    assert!(busy >= 150 && busy + ended == told.len(), "{busy} were too many, {ended} were ended: {told:?}");
+    assert!(answers());
+    for worker in workers(&api) {
+        let files = std::fs::read_dir(format!("/proc/{worker}/fd")).unwrap().flatten();
+        let open: Vec<_> = files.filter_map(|file| std::fs::read_link(file.path()).ok()).collect();
+        let is_log = |file: &std::path::Path| file.to_string_lossy().contains("api.log");
+        assert!(open.iter().all(|file| !file.starts_with(std::env::temp_dir()) || is_log(file)), "{open:?}");
+    }
 }
 
 /// Paths are names of routes, and never of files.

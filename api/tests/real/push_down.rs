@@ -136,7 +136,14 @@ async fn fill(store: &dyn Store, table: &Table, rows: RecordBatch) {
     writer.begin_view(stored.epoch, &start).await.unwrap();
     writer.open_table(table).await.unwrap();
     let write = Write::new(table, Changes { upserts: rows, deletes: None }).unwrap();
-    let view = ViewCommit { view: 0, counts: Counts::default(), write, drop_state_before: None, pieces: 0 };
+    let view = ViewCommit {
+        view: 0,
+        counts: Counts::default(),
+        write,
+        windows: Vec::new(),
+        drop_state_before: None,
+        pieces: 0,
+    };
     let commit = Commit {
         pipeline: "p".to_string(),
         epoch: stored.epoch,

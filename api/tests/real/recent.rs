@@ -208,6 +208,12 @@ fn the_tables_of_the_system_say_what_the_database_says() {
     );
     for view in ["stream_metrics_minute", "talk_5_minutes"] {
         same(
+            &format!("SELECT count(*), count(changed_at) FROM tidegate.windows WHERE view = '{view}'"),
+            &format!(
+                "SELECT json_build_array(count(*), count(*))::jsonb::text FROM tidegate.window_changes WHERE view = '{view}' AND window_time IN (SELECT window_start FROM {view} UNION SELECT window_end FROM {view})"
+            ),
+        );
+        same(
             &format!(
                 "SELECT window_start, window_end, closed, rows FROM tidegate.windows WHERE view = '{view}' ORDER BY 1"
             ),
@@ -225,6 +231,11 @@ fn the_tables_of_the_system_say_what_the_database_says() {
     );
     let text = rows[0][2].as_str().unwrap();
     assert!(text.starts_with("CREATE MATERIALIZED VIEW stream_state AS\nSELECT stream_id,\n"), "{text}");
+    // What one commit has changed has its time, which is no later than that of the last.
+    let late = "SELECT count(*) AS windows, sum(CASE WHEN changed_at <= (SELECT max(committed_at) FROM tidegate.progress) THEN 1 ELSE 0 END) AS before
+        FROM tidegate.windows";
+    let [windows, before] = numbers(&client, late)[..] else { panic!("two numbers") };
+    assert!(windows > 0 && windows == before, "{windows} windows, {before} of them changed before the last commit");
     // The newest need no look at the others.
     let newest = "SELECT * FROM tidegate.dead_letters ORDER BY recorded_at DESC LIMIT 3";
     assert_eq!(client.sql(newest).rows().len(), 3);

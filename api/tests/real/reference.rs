@@ -48,6 +48,10 @@ fn every_answer_is_as_the_document_says() {
     // A stream has no end.
     schemathesis.args(["--exclude-path-regex", "/stream$", "--header", "Authorization: Bearer of the reference"]);
     schemathesis.args(["--phases", "examples,coverage,fuzzing", "--no-color"]);
+    // Other cases each time are for those who have the time to look into them.
+    if std::env::var_os("TIDEGATE_TEST_ALL").is_none() {
+        schemathesis.args(["--seed", "1"]);
+    }
     let told = schemathesis.arg(format!("http://{}/api/openapi.json", client.listen)).output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
     assert!(told.status.success(), "{text}");

@@ -1,5 +1,6 @@
 //! The tables of schema `tidegate`: where everything stands, as rows that join with all others.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -8,7 +9,7 @@ use arrow::array::{
 use arrow::datatypes::DataType;
 
 use crate::error::{Error, Result};
-use crate::sql::planned::{Group, Shape, Table, TableColumn};
+use crate::sql::planned::{Shape, Table, TableColumn};
 use crate::sql::source::event_time_type;
 use crate::sql::window::{Edge, Span, Windows};
 use crate::sql::{Catalog, PlannedView, ending};
@@ -45,19 +46,12 @@ impl View {
             Shape::Windowed(windows) => Some(windows),
             Shape::Running | Shape::Stateless => None,
         };
-        let edge_of = |column: &TableColumn| match view.groups.get(column.key_of?)? {
-            Group::Window { edge, data_type: DataType::Timestamp(..) } => Some(*edge),
-            _ => None,
-        };
-        let columns = view.table.columns.iter().enumerate().filter_map(|(at, column)| Some((at, edge_of(column)?)));
-        // Where several windows begin at a time, only their ends tell them apart.
-        let column = columns.max_by_key(|(_, edge)| *edge != Edge::Start);
         Self {
             name: view.name.clone(),
             source: view.source.clone(),
             fingerprint: view.fingerprint.clone(),
             text: view.text.clone(),
-            window: column.zip(windows).map(|((at, edge), windows)| (at, edge, windows)),
+            window: view.window_column().zip(windows).map(|((at, edge), windows)| (at, edge, windows)),
             table: view.table.clone(),
         }
     }
@@ -121,6 +115,7 @@ pub fn tables() -> Vec<Table> {
                 ("window_end", of(&time), false),
                 ("closed", of(&flag), false),
                 ("rows", of(&whole), false),
+                ("changed_at", of(&time), true),
             ],
         ),
         table(
@@ -195,7 +190,8 @@ impl System {
 
     async fn windows(&self, table: &Table, wanted: &Wanted, snapshot: &dyn Snapshot) -> Result<Vec<ArrayRef>> {
         let status = snapshot.status().await?;
-        let mut rows: Vec<(&str, Span, bool, i64)> = Vec::new();
+        let mut rows: Vec<(&str, Span, bool, i64, i64)> = Vec::new();
+        let changed = wanted.columns.iter().any(|column| table.columns[*column].name == "changed_at");
         let is_wanted = |view: &&View| {
             wanted.bounds.iter().all(|bound| match &bound.value {
                 BoundValue::Text(name) if table.columns[bound.column].name == "view" => *name == view.name,
@@ -206,9 +202,12 @@ impl System {
             let Some((column, edge, windows)) = &view.window else { continue };
             let known = status.views.iter().find(|known| known.view == view.name);
             let closed_until = known.map_or(NONE, |known| known.closed_until);
+            let changes = if changed { snapshot.changes(&view.name).await? } else { Vec::new() };
+            let changes: HashMap<i64, i64> = changes.into_iter().collect();
             for (time, count) in snapshot.counts(&view.table, *column).await? {
                 let window = window_of(windows, *edge, time);
-                rows.push((&view.name, window, window.end <= closed_until, count));
+                let changed_at = changes.get(&time).copied().unwrap_or(NONE);
+                rows.push((&view.name, window, window.end <= closed_until, count, changed_at));
             }
         }
         rows.sort_unstable_by_key(|(view, window, ..)| (*view, *window));
@@ -218,6 +217,7 @@ impl System {
             times(rows.iter().map(|row| row.1.end)),
             flags(rows.iter().map(|row| row.2)),
             numbers(rows.iter().map(|row| row.3)),
+            times(rows.iter().map(|row| row.4)),
         ])
     }
 

@@ -3,8 +3,9 @@
 
 pub mod types;
 
-use arrow::array::{ArrayRef, RecordBatch};
-use arrow::compute::{SortColumn, lexsort_to_indices, take_record_batch};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::compute::{SortColumn, cast, lexsort_to_indices, take_record_batch};
+use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
 
 use crate::error::Result;
 use crate::sql::planned::Table;
@@ -40,6 +41,27 @@ impl Write {
             None => Vec::new(),
         };
         Ok(Self { upserts, deletes })
+    }
+
+    /// The values of a time of the key, in microseconds, that rows of it have, each once.
+    pub fn times(&self, table: &Table, column: usize) -> Result<Vec<i64>> {
+        // Of what is deleted, there is the key alone.
+        let of_key = table.columns.iter().take(column).filter(|other| other.key_of.is_some()).count();
+        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let mut times: Vec<i64> = Vec::new();
+        let upserts = self.upserts.iter().map(|rows| rows.column(column));
+        for column in upserts.chain(self.deletes.iter().map(|keys| keys.column(of_key))) {
+            let column = cast(column, &micros)?;
+            for time in column.as_primitive::<TimestampMicrosecondType>().iter().flatten() {
+                // They come sorted by key.
+                if times.last() != Some(&time) {
+                    times.push(time);
+                }
+            }
+        }
+        times.sort_unstable();
+        times.dedup();
+        Ok(times)
     }
 
     /// Rows that it writes or deletes.

@@ -191,6 +191,19 @@ pub struct TableColumn {
     pub nullable: bool,
 }
 
+impl PlannedView {
+    /// The column of its table that tells a window from others, and which of the window's times that is.
+    pub fn window_column(&self) -> Option<(usize, Edge)> {
+        let edge_of = |column: &TableColumn| match self.groups.get(column.key_of?)? {
+            Group::Window { edge, data_type: DataType::Timestamp(..) } => Some(*edge),
+            _ => None,
+        };
+        let columns = self.table.columns.iter().enumerate().filter_map(|(at, column)| Some((at, edge_of(column)?)));
+        // Where several windows begin at a time, only their ends tell them apart.
+        columns.max_by_key(|(_, edge)| *edge != Edge::Start)
+    }
+}
+
 impl Table {
     /// The schema of its rows.
     pub fn schema(&self) -> SchemaRef {

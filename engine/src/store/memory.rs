@@ -59,6 +59,8 @@ struct Pipeline {
     rejected: i64,
     partitions: BTreeMap<i32, StoredPartition>,
     views: BTreeMap<String, View>,
+    /// By view and window.
+    changes: BTreeMap<(String, i64), i64>,
     dead_letters: Vec<DeadLetterRow>,
     state: BTreeMap<PieceKey, PieceBytes>,
 }
@@ -224,7 +226,8 @@ impl Store for MemoryStore {
         };
         let archive = held.pipelines.iter().flat_map(whole).collect();
         let (status, dead_letters) = (held.status(), held.dead_letters(usize::MAX));
-        Ok(Arc::new(MemorySnapshot { tables, status, dead_letters, archive }))
+        let changes = held.pipelines.values().flat_map(|p| p.changes.clone()).collect();
+        Ok(Arc::new(MemorySnapshot { tables, status, dead_letters, archive, changes }))
     }
 
     async fn expire(&self, table: &Table, expired: Expired<'_>) -> Result<u64> {
@@ -286,6 +289,7 @@ impl Store for MemoryStore {
                 found = true;
                 pipeline.epoch += 1;
                 pipeline.state.retain(|(of, ..), _| of != view);
+                pipeline.changes.retain(|(of, _), _| of != view);
             }
         }
         if found {
@@ -301,6 +305,8 @@ struct MemorySnapshot {
     status: Status,
     dead_letters: Vec<DeadLetterRow>,
     archive: Vec<(String, Archived)>,
+    /// By view and window.
+    changes: BTreeMap<(String, i64), i64>,
 }
 
 #[async_trait]
@@ -336,6 +342,11 @@ impl Snapshot for MemorySnapshot {
 
     async fn dead_letters(&self, asked: Letters) -> Result<Vec<DeadLetterRow>> {
         Ok(self.dead_letters.iter().take(asked.newest).cloned().collect())
+    }
+
+    async fn changes(&self, view: &str) -> Result<Vec<(i64, i64)>> {
+        let of_view = self.changes.range((view.to_string(), i64::MIN)..=(view.to_string(), i64::MAX));
+        Ok(of_view.map(|((_, window), at)| (*window, *at)).collect())
     }
 
     async fn counts(&self, table: &Table, column: usize) -> Result<Vec<(i64, i64)>> {
@@ -386,6 +397,7 @@ impl Lease for MemoryLease {
             partitions: BTreeMap::new(),
             views: BTreeMap::new(),
             dead_letters: Vec::new(),
+            changes: BTreeMap::new(),
             state: BTreeMap::new(),
         });
         super::same_topic(&self.pipeline, &pipeline.topic, topic)?;
@@ -536,6 +548,10 @@ impl Pipeline {
     fn apply(&mut self, commit: &Commit, tables: &[Table]) {
         (self.seq, self.id, self.frontier) = (commit.seq, commit.id, commit.frontier);
         self.committed_at = clock::wall_us();
+        for view in &commit.views {
+            let changed = view.windows.iter().map(|window| (tables[view.view].name.clone(), *window));
+            self.changes.extend(changed.map(|window| (window, self.committed_at)));
+        }
         self.read += commit.read;
         self.decoded += commit.decoded;
         self.rejected += commit.rejected;

@@ -107,6 +107,9 @@ pub trait Snapshot: Moment {
     /// How many rows a view's table has for each value of a time column, in microseconds; none if there is no such table.
     /// An error where the values are too many.
     async fn counts(&self, table: &Table, column: usize) -> Result<Vec<(i64, i64)>>;
+    /// When which of a view's windows were last changed: the time that tells a window from others, and that of the commit, in
+    /// microseconds; the newest of them.
+    async fn changes(&self, view: &str) -> Result<Vec<(i64, i64)>>;
     /// Ends it. One that is dropped instead costs its session.
     async fn done(&self) -> Result<()>;
 }
@@ -338,8 +341,11 @@ pub struct Expired<'a> {
     pub rows_max: usize,
 }
 
-/// Names the form of our tables; a database of another is refused.
-pub const SCHEMA_VERSION: i64 = 4;
+/// Names the form of our tables. One of [`SCHEMA_ADDED_TO`] is made into it; a database of another is refused.
+pub const SCHEMA_VERSION: i64 = 5;
+
+/// The form that lacks tables, and nothing else.
+const SCHEMA_ADDED_TO: i64 = 4;
 
 /// What a database of another form hears.
 fn other_schema(found: i64) -> Error {
@@ -463,6 +469,8 @@ pub struct ViewCommit {
     pub counts: Counts,
     /// Rows of its table.
     pub write: Write,
+    /// The windows that those are of, by the time that tells them apart, in microseconds.
+    pub windows: Vec<i64>,
     /// Windows that start before this have closed and had state in the database.
     pub drop_state_before: Option<i64>,
     /// How many pieces of its state the database has after this commit.

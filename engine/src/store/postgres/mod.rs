@@ -29,7 +29,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{SCHEMA_VERSION, holder, other_schema};
+use super::{SCHEMA_ADDED_TO, SCHEMA_VERSION, holder, other_schema};
 use crate::error::{Error, Result};
 use crate::time::NONE;
 
@@ -113,7 +113,7 @@ impl Postgres {
             )
             .await?;
         match found.get::<_, Option<i64>>(0) {
-            None => {
+            None | Some(SCHEMA_ADDED_TO) => {
                 session.batch(SCHEMA).await?;
                 session.batch(&format!("COMMENT ON TABLE tidegate.pipelines IS 'version {SCHEMA_VERSION}'")).await?;
             }
@@ -124,10 +124,9 @@ impl Postgres {
     }
 }
 
-/// Names of ours mean the first schema that the role's `search_path` leads to now. A schema or a temporary table that somebody
-/// makes later cannot come before it.
+/// A temporary table cannot stand in for one of ours: it is looked for last.
 const PINNED: &str =
-    "SELECT set_config('search_path', quote_ident(coalesce(current_schema(), 'public')) || ', pg_temp', false)";
+    "SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'pg_temp'), false)";
 
 /// Ends what takes too long; the session is then unusable.
 async fn deadline<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T> {

@@ -13,6 +13,7 @@ use super::lease::PostgresLease;
 use super::snapshot::PostgresSnapshot;
 use super::{Postgres, Session, time};
 use crate::archive::Archived;
+use crate::batch::Committed;
 use crate::error::Result;
 use crate::sink::quoted;
 use crate::sql::planned::{Table, TableColumn};
@@ -123,6 +124,20 @@ pub(super) async fn status(session: &Session) -> Result<Status> {
     })
 }
 
+/// Where a pipeline stands.
+pub(super) async fn committed(session: &Session, pipeline: &str) -> Result<Option<Committed>> {
+    if !has_tables(session).await? {
+        return Ok(None);
+    }
+    let sql = "SELECT pipeline_id::text, part, start_offset, next_offset FROM tidegate.pipelines LEFT JOIN tidegate.progress USING (pipeline) \
+               WHERE pipeline = $1 ORDER BY part";
+    let rows = session.all(sql, &[&pipeline]).await?;
+    let partition = |row: &Row| Some((row.get::<_, Option<i32>>(1)?, row.get(2), row.get(3)));
+    Ok(rows
+        .first()
+        .map(|first| Committed { pipeline: first.get(0), partitions: rows.iter().filter_map(partition).collect() }))
+}
+
 /// The newest dead letters.
 pub(super) async fn dead_letters(session: &Session, asked: Letters) -> Result<Vec<DeadLetterRow>> {
     if !has_tables(session).await? {
@@ -227,7 +242,13 @@ impl Store for Postgres {
             time("$1"),
             expired.rows_max
         );
-        session.run(&sql, &[&expired.until]).await
+        let gone = session.run(&sql, &[&expired.until]).await?;
+        let changes = format!(
+            "DELETE FROM tidegate.window_changes WHERE view = $2 AND window_time <= {until} AND NOT EXISTS (SELECT 1 FROM {name} WHERE {column} <= {until})",
+            until = time("$1")
+        );
+        session.run(&changes, &[&expired.until, &table.name]).await?;
+        Ok(gone)
     }
 
     async fn begin_archiving(&self, pipeline: &str, epoch: i64, files: &[Archived]) -> Result<()> {

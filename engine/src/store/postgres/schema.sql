@@ -59,6 +59,14 @@ CREATE TABLE IF NOT EXISTS tidegate.view_progress (
     start_marks  bigint[] NOT NULL DEFAULT '{}'       -- and the watermark before it, in microseconds since 1970-01-01 UTC
 ) WITH (fillfactor = 50);
 
+-- When which window of a view was last changed. Windows without rows may be among them.
+CREATE TABLE IF NOT EXISTS tidegate.window_changes (
+    view        text NOT NULL REFERENCES tidegate.view_progress ON DELETE CASCADE,
+    window_time timestamptz NOT NULL,                 -- the time in the view's key that tells the window from others
+    changed_at  timestamptz NOT NULL,                 -- that of the commit
+    PRIMARY KEY (view, window_time)
+) WITH (fillfactor = 50);
+
 -- Every rejected and every late record, and every row that the database refused. view is '' for rejects of a whole source.
 -- A record row has count 1; a range row stands for count records, whose offsets are more_offsets.
 CREATE TABLE IF NOT EXISTS tidegate.dead_letters (

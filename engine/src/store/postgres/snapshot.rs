@@ -113,7 +113,7 @@ impl Moment for PostgresSnapshot {
     }
 
     async fn committed(&self, pipeline: &str) -> Result<Option<Committed>> {
-        Ok(Snapshot::status(self).await?.committed(pipeline))
+        self.asked(async |session: &Session| read::committed(session, pipeline).await).await
     }
 
     async fn archived(&self, pipeline: &str, oldest: i64, times: (i64, i64)) -> Result<Before> {
@@ -141,6 +141,22 @@ impl Snapshot for PostgresSnapshot {
         let rows = self.ask(table, &sql, &[]).await?;
         check_scan(table, rows.len())?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    async fn changes(&self, view: &str) -> Result<Vec<(i64, i64)>> {
+        let us = |column: &str| format!("(extract(epoch FROM {column}) * 1000000)::bigint");
+        let sql = format!(
+            "SELECT {}, {} FROM tidegate.window_changes WHERE view = $1 ORDER BY window_time DESC LIMIT {SCAN_ROWS_MAX}",
+            us("window_time"),
+            us("changed_at")
+        );
+        self.asked(async |session: &Session| {
+            // An api may be newer than the engine that makes the tables.
+            let there = session.one("SELECT to_regclass('tidegate.window_changes') IS NOT NULL", &[]).await?;
+            let rows = if there.get(0) { session.all(&sql, &[&view]).await? } else { Vec::new() };
+            Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+        })
+        .await
     }
 
     async fn done(&self) -> Result<()> {

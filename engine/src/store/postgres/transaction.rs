@@ -91,11 +91,25 @@ async fn write_view(
     session
         .often(
             &format!(
-                "UPDATE tidegate.view_progress SET decoded = decoded + $2::bigint, filtered = filtered + $3::bigint, accepted = accepted + $4::bigint, late = late + $5::bigint, \
+                "WITH changed AS (INSERT INTO tidegate.window_changes (view, window_time, changed_at) \
+                 SELECT $1::text, {}, now() FROM unnest($9::bigint[]) AS n(window_time) \
+                 ON CONFLICT (view, window_time) DO UPDATE SET changed_at = excluded.changed_at) \
+                 UPDATE tidegate.view_progress SET decoded = decoded + $2::bigint, filtered = filtered + $3::bigint, accepted = accepted + $4::bigint, late = late + $5::bigint, \
                  failed = failed + $6::bigint, closed_until = coalesce({}, closed_until), state_pieces = $8::bigint WHERE view = $1",
+                time("n.window_time"),
                 time("$7")
             ),
-            &[name, &counts.decoded, &counts.filtered, &counts.accepted, &counts.late, &counts.failed, &commit.frontier, &view.pieces],
+            &[
+                name,
+                &counts.decoded,
+                &counts.filtered,
+                &counts.accepted,
+                &counts.late,
+                &counts.failed,
+                &commit.frontier,
+                &view.pieces,
+                &view.windows,
+            ],
         )
         .await?;
     Ok(())

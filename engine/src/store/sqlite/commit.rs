@@ -321,8 +321,17 @@ async fn write_view(
     .bind(time(commit.frontier))
     .bind(view.pieces)
     .bind(name)
-    .execute(writing)
+    .execute(&mut *writing)
     .await?;
+    let now = clock::wall_us();
+    for window in &view.windows {
+        sqlx::query("INSERT OR REPLACE INTO tidegate_window_changes (view, window_time, changed_at) VALUES (?, ?, ?)")
+            .bind(name)
+            .bind(window)
+            .bind(now)
+            .execute(&mut *writing)
+            .await?;
+    }
     Ok(())
 }
 

@@ -26,8 +26,8 @@ use uuid::Uuid;
 
 use super::status::{DeadLetterRow, Status};
 use super::{
-    Expired, Lease, Letters, SCHEMA_VERSION, Snapshot, Stop, Store, Stored, StoredPartition, StoredView, Writer,
-    holder, other_schema, same_topic,
+    Expired, Lease, Letters, SCHEMA_ADDED_TO, SCHEMA_VERSION, Snapshot, Stop, Store, Stored, StoredPartition,
+    StoredView, Writer, holder, other_schema, same_topic,
 };
 use crate::archive::Archived;
 use crate::batch::file_name;
@@ -163,10 +163,10 @@ impl Store for SqliteStore {
         let mut making = connection.begin_with("BEGIN IMMEDIATE").await.map_err(told)?;
         let there = Self::has_table(&mut making, "tidegate_state").await?;
         let found = sqlx::query("PRAGMA user_version").fetch_one(&mut *making).await.map_err(told)?.get::<i64, _>(0);
-        if there && found != SCHEMA_VERSION {
+        if there && found != SCHEMA_VERSION && found != SCHEMA_ADDED_TO {
             return Err(other_schema(found.max(1)));
         }
-        if !there {
+        if found != SCHEMA_VERSION {
             sqlx::raw_sql(SCHEMA).execute(&mut *making).await.map_err(told)?;
             let note = AssertSqlSafe(format!("PRAGMA user_version = {SCHEMA_VERSION}"));
             sqlx::query(note).execute(&mut *making).await.map_err(told)?;
@@ -243,6 +243,11 @@ impl Store for SqliteStore {
         );
         let done =
             sqlx::query(AssertSqlSafe(sql)).bind(expired.until).execute(&mut connection).await.map_err(Told::from)?;
+        let changes = format!(
+            "DELETE FROM tidegate_window_changes WHERE view = ?1 AND window_time <= ?2 AND NOT EXISTS (SELECT 1 FROM {name} WHERE {column} <= ?2)"
+        );
+        let changes = sqlx::query(AssertSqlSafe(changes)).bind(&table.name).bind(expired.until);
+        changes.execute(&mut connection).await.map_err(Told::from)?;
         Ok(done.rows_affected())
     }
 
@@ -285,6 +290,8 @@ impl Store for SqliteStore {
             sqlx::query("DELETE FROM tidegate_view_progress WHERE view = ?").bind(view).execute(&mut *changing).await;
         let found = found.map_err(told)?.rows_affected() > 0;
         if found {
+            let changes = sqlx::query("DELETE FROM tidegate_window_changes WHERE view = ?").bind(view);
+            changes.execute(&mut *changing).await.map_err(told)?;
             sqlx::query("DELETE FROM tidegate_state WHERE view = ?")
                 .bind(view)
                 .execute(&mut *changing)

@@ -23,6 +23,11 @@ CREATE TABLE IF NOT EXISTS tidegate_view_progress (
     absent_since INTEGER, floor INTEGER, starts TEXT NOT NULL DEFAULT '[]'
 ) STRICT;
 
+CREATE TABLE IF NOT EXISTS tidegate_window_changes (
+    view TEXT NOT NULL, window_time INTEGER NOT NULL, changed_at INTEGER NOT NULL,
+    PRIMARY KEY (view, window_time)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE IF NOT EXISTS tidegate_dead_letters (
     pipeline TEXT NOT NULL, view TEXT NOT NULL, part INTEGER NOT NULL, "offset" INTEGER NOT NULL, reason TEXT NOT NULL,
     topic TEXT NOT NULL, count INTEGER NOT NULL DEFAULT 1, more_offsets TEXT, detail TEXT NOT NULL, payload BLOB,

@@ -192,6 +192,19 @@ impl Snapshot for SqliteSnapshot {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
+    async fn changes(&self, view: &str) -> Result<Vec<(i64, i64)>> {
+        let mut held = self.connection.lock().await;
+        let Some(connection) = ours(&mut held).await? else { return Ok(Vec::new()) };
+        // An api may be newer than the engine that makes the tables.
+        if !SqliteStore::has_table(connection, "tidegate_window_changes").await? {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT window_time, changed_at FROM tidegate_window_changes WHERE view = ? ORDER BY window_time DESC LIMIT ?";
+        let rows = sqlx::query(sql).bind(view).bind(i64::try_from(SCAN_ROWS_MAX).unwrap_or(i64::MAX));
+        let rows = rows.fetch_all(connection).await.map_err(Told::from)?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
     async fn done(&self) -> Result<()> {
         // A connection in a read transaction has nothing to say at its end.
         drop(self.connection.lock().await.take());
