@@ -341,7 +341,7 @@ pub struct Expired<'a> {
     pub rows_max: usize,
 }
 
-/// Names the form of our tables. One of [`SCHEMA_ADDED_TO`] is made into it; a database of another is refused.
+/// Names the form of our tables. One that only lacks tables is made into it; a database of another form is refused.
 pub const SCHEMA_VERSION: i64 = 5;
 
 /// The form that lacks tables, and nothing else.
