@@ -318,7 +318,8 @@ fn asked_for(declared: &Declared) -> Parameter {
     if let Some(Some(default)) = &declared.default {
         schema = schema.default(Some(typed(default)));
     }
-    let asked = parameter(&declared.name, ParameterIn::Query, &declared.to_string(), schema);
+    // Its schema says all that is known of it.
+    let asked = parameter(&declared.name, ParameterIn::Query, "", schema);
     if declared.default.is_none() { needed(asked) } else { asked }
 }
 
@@ -427,7 +428,7 @@ fn component(name: &str) -> RefOr<Schema> {
 fn parameter(name: &str, place: ParameterIn, what: &str, schema: ObjectBuilder) -> Parameter {
     let required = if place == ParameterIn::Path { Required::True } else { Required::False };
     let parameter = ParameterBuilder::new().name(name).parameter_in(place).required(required);
-    parameter.description(Some(what)).schema(Some(schema)).build()
+    parameter.description((!what.is_empty()).then_some(what)).schema(Some(schema)).build()
 }
 
 fn needed(parameter: Parameter) -> Parameter {

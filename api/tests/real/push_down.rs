@@ -299,8 +299,10 @@ fn every_store_orders_and_compares_as_datafusion_does() {
             let (sql, whole) = question(&table, &mut rng);
             let (expected, wanted) = ask(&memory, &table, &sql).await;
             let limited = wanted.iter().all(|wanted| wanted.limit.is_some());
-            assert!(whole.is_none_or(|whole| limited == whole), "{sql}: {wanted:?}");
-            left += usize::from(limited);
+            // Conditions that no row can meet are never asked of a store.
+            let is_asked = !wanted.is_empty();
+            assert!(!is_asked || whole.is_none_or(|whole| limited == whole), "{sql}: {wanted:?}");
+            left += usize::from(is_asked && limited);
             for (name, store) in [("SQLite", stores[1]), ("Postgres", stores[2])] {
                 assert_eq!(ask(store, &table, &sql).await.0, expected, "{name}: {sql}");
             }
