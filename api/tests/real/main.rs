@@ -8,6 +8,7 @@
 mod adhoc;
 mod archive;
 mod asking;
+mod compose;
 mod edges;
 mod embedded;
 mod engine;
