@@ -38,7 +38,7 @@ fn the_stack_is_what_it_should_be() {
         let image = service["image"].as_str().unwrap();
         let tag = image.rsplit_once(':').map_or("", |(_, tag)| tag);
         assert!(!tag.is_empty() && tag != "latest", "{name}: {image}");
-        assert!(service["build"].is_null() == !image.starts_with("tidegate:"), "{name}");
+        assert_eq!(service["build"].is_object(), image.starts_with("tidegate:"), "{name}");
         assert_eq!(service["restart"], "unless-stopped", "{name}");
         let limits = &service["deploy"]["resources"]["limits"];
         assert!(limits["cpus"].is_string() && limits["memory"].is_string(), "{name}: {limits}");
