@@ -26,3 +26,16 @@ export async function complaints(page) {
   });
   return heard;
 }
+
+/** What has gone well so far, and how long each took. */
+export const steps = [];
+
+export async function step(name, work) {
+  const begun = Date.now();
+  const seen = await work();
+  steps.push({ step: name, ms: Date.now() - begun, ...(seen ? { seen } : {}) });
+}
+
+export function must(truth, why) {
+  if (!truth) throw new Error(why);
+}

@@ -8,27 +8,16 @@
 // BROKEN_QUERY, BROKEN_WORD   a query with an error in it, and the word that is wrong
 // ALIVE_MS, ROWS_MS, STOPPED_MS   how long each may take
 import { readFile } from "node:fs/promises";
-import { browser, complaints } from "./browser.mjs";
+import { browser, complaints, must, step, steps } from "./browser.mjs";
 
 const url = process.argv[2] ?? process.env.PAGE_URL ?? "http://127.0.0.1:8000/";
 const { env } = process;
 const patience = (name, otherwise) => Number(env[name] ?? otherwise);
-const steps = [];
 const chromium = await browser();
 const page = await (await chromium.newContext({ acceptDownloads: true })).newPage();
 const heard = await complaints(page);
 /** The page asks for things that an api may not have, or not give yet; a browser tells these of itself. */
 const expected = [];
-
-async function step(name, work) {
-  const begun = Date.now();
-  const seen = await work();
-  steps.push({ step: name, ms: Date.now() - begun, ...(seen ? { seen } : {}) });
-}
-
-function must(truth, why) {
-  if (!truth) throw new Error(why);
-}
 
 const text = (selector) => page.locator(selector).first().innerText();
 const state = () => text('[data-tile="state"] strong');

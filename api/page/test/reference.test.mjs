@@ -9,26 +9,15 @@
 import { execFile } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import { promisify } from "node:util";
-import { browser, complaints } from "./browser.mjs";
+import { browser, complaints, must, step, steps } from "./browser.mjs";
 
 const url = new URL("/api", process.argv[2] ?? process.env.PAGE_URL ?? "http://127.0.0.1:8000/");
 const { env } = process;
-const steps = [];
 const chromium = await browser();
 const page = await (await chromium.newContext({ acceptDownloads: true })).newPage();
 const heard = await complaints(page);
 /** A browser tells of itself that an answer was a refusal. */
 const expected = [];
-
-async function step(name, work) {
-  const begun = Date.now();
-  const seen = await work();
-  steps.push({ step: name, ms: Date.now() - begun, ...(seen ? { seen } : {}) });
-}
-
-function must(truth, why) {
-  if (!truth) throw new Error(why);
-}
 
 const at = (id) => page.locator(`[id="${id}"]`);
 

@@ -1,6 +1,5 @@
-//! The list of what means harm, through every door: the expected refusal, and an api that answers on.
-//!
-//! Each line has a number of its own, by which papers and other doors name it.
+//! What means harm (`tidegate_bench::local::hostile` has the list), through the doors of HTTP: the expected refusal, and an api
+//! that answers on. `postgres` asks the same list by both of its protocols.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Real Kafka, real Postgres and a proxy between, on free ports of 127.0.0.1, in a directory that goes with them.
+//! Real Kafka, real Postgres and a proxy between, on free ports of 127.0.0.1, in a directory that goes with them; and the list of
+//! what means harm, which tests and benchmarks ask.
 
 pub mod hostile;
 pub mod kafka;
