@@ -3,6 +3,7 @@
 //! What is declared in `queries/` is in it with its types, bounds and columns. `schemathesis` holds it against a running api
 //! (`tests/real/reference.rs`).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema as Columns};
@@ -86,11 +87,17 @@ pub fn document(catalog: &Catalog, settings: &Settings) -> OpenApi {
     let has_token = !settings.api.token.is_empty();
     let tables: Vec<&Table> = catalog.views.iter().map(|view| &view.table).collect();
     let views: Vec<&str> = catalog.views.iter().map(|view| view.name.as_str()).collect();
-    let mut paths = Paths::new();
+    let (mut paths, mut taken) = (Paths::new(), HashSet::new());
     for asked in fixed(&views, settings).into_iter().chain(catalog.endpoints.iter().map(|e| declared(e, &tables))) {
         let guarded = has_token && !asked.open;
         let security = guarded.then(|| [SecurityRequirement::new::<_, _, &str>(BEARER, [])]);
         let mut operation: Operation = asked.operation.securities(security).build();
+        // Paths that differ in a sign alone would share a name.
+        if let Some(id) = &mut operation.operation_id {
+            while !taken.insert(id.clone()) {
+                id.push_str("_2");
+            }
+        }
         let admitted: &[u16] = if asked.open { &[] } else { &[403] };
         let known: &[u16] = if guarded { &[401] } else { &[] };
         for status in asked.refusals.iter().chain(admitted).chain(known) {

@@ -39,6 +39,7 @@ pub mod archive;
 pub mod ask;
 pub mod batch;
 pub mod decode;
+pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod failpoint;

@@ -43,13 +43,25 @@ pub fn workers(api: &Process) -> Vec<i32> {
     children(api.pid())
 }
 
+/// What Linux tells of a process behind its name.
+fn stat(pid: i32, at: usize) -> Option<i64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().unwrap_or_default().split(' ').nth(at)?.parse().ok()
+}
+
+/// The session of a process.
+fn session(pid: i32) -> i32 {
+    stat(pid, 3).unwrap() as i32
+}
+
+/// How a process is scheduled.
+fn policy(pid: i32) -> i32 {
+    stat(pid, 38).unwrap() as i32
+}
+
 /// The processor time that processes have used, in hundredths of a second.
 fn used(pids: &[i32]) -> u64 {
-    let ticks = |pid: &i32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-        [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum::<u64>()
-    };
+    let ticks = |pid: &i32| [11, 12].into_iter().filter_map(|at| stat(*pid, at)).sum::<i64>().unsigned_abs();
     pids.iter().map(ticks).sum()
 }
 
@@ -241,6 +253,9 @@ fn the_token_is_asked_for_and_never_told() {
         }
         let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
         assert!(!limits.lines().any(|line| line.starts_with("Max address space") && line.contains("unlimited")));
+        // In a session of its own it takes nothing from the engine, which may share that of the api.
+        assert_eq!((session(pid), policy(pid)), (pid, libc::SCHED_IDLE));
+        assert_ne!(session(api.pid()), pid);
     }
 }
 

@@ -141,6 +141,7 @@ async fn fill(store: &dyn Store, table: &Table, rows: RecordBatch) {
         counts: Counts::default(),
         write,
         windows: Vec::new(),
+        thinned: Vec::new(),
         drop_state_before: None,
         pieces: 0,
     };

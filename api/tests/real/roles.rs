@@ -46,6 +46,11 @@ fn an_owner_writes_a_reader_asks_and_a_superuser_is_warned_of() {
         let asked: String = form_urlencoded::byte_serialize(sql.as_bytes()).collect();
         assert_eq!(get(&listen, &format!("/api/v1/sql?sql={asked}")).0, 200, "{sql}");
     }
+    // A table that came with an upgrade was not granted.
+    world.sql(&format!("REVOKE SELECT ON tidegate.window_changes FROM {reader}"));
+    let asked: String = form_urlencoded::byte_serialize(b"SELECT * FROM tidegate.windows").collect();
+    let (status, text) = get(&listen, &format!("/api/v1/sql?sql={asked}"));
+    assert_eq!(status, 200, "{text}");
     drop(api);
     for role in [&owner, &reader] {
         world.sql(&format!("REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}"));

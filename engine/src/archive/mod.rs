@@ -23,6 +23,7 @@ pub use run::{Archiver, Begin};
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -124,8 +125,11 @@ impl Archive {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(refuse("it has credentials in it".to_string()));
         }
-        let endpoints = options.iter().filter(|(name, _)| name.ends_with("endpoint") || name.ends_with("endpoint_url"));
-        for (name, endpoint) in endpoints {
+        let is_endpoint = |name: &str| {
+            use AmazonS3ConfigKey::{Endpoint, S3Endpoint, StsEndpoint};
+            matches!(name.parse(), Ok(Endpoint | S3Endpoint | StsEndpoint))
+        };
+        for (name, endpoint) in options.iter().filter(|(name, _)| is_endpoint(name)) {
             check_endpoint(endpoint).map_err(|why| refuse(format!("option {name}: {why}")))?;
         }
         // What it says may quote an option.
@@ -183,6 +187,9 @@ impl Archive {
     }
 }
 
+/// Where AWS hands out the credentials of a machine that has IPv6 alone.
+const METADATA_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
 /// Refuses an address that no store has. One without TLS needs `aws_allow_http` as well.
 fn check_endpoint(endpoint: &str) -> Result<(), &'static str> {
     let url = Url::parse(endpoint).map_err(|_| "it is no URL")?;
@@ -192,11 +199,15 @@ fn check_endpoint(endpoint: &str) -> Result<(), &'static str> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err("it has credentials in it");
     }
+    let is_local_4 = |address: Ipv4Addr| address.is_link_local() || address.is_unspecified();
     let is_local = match url.host() {
         // Where clouds hand out the credentials of a machine.
-        Some(Host::Ipv4(address)) => address.is_link_local() || address.is_unspecified(),
-        Some(Host::Ipv6(address)) => address.is_unicast_link_local() || address.is_unspecified(),
-        Some(Host::Domain(name)) => name.ends_with(".internal") && name.starts_with("metadata"),
+        Some(Host::Ipv4(address)) => is_local_4(address),
+        Some(Host::Ipv6(address)) => match address.to_ipv4_mapped() {
+            Some(address) => is_local_4(address),
+            None => address.is_unicast_link_local() || address.is_unspecified() || address == METADATA_6,
+        },
+        Some(Host::Domain(name)) => name.trim_end_matches('.').ends_with(".internal") && name.starts_with("metadata"),
         None => return Err("it has no host"),
     };
     if is_local { Err("it is the address of a machine's own metadata") } else { Ok(()) }
@@ -239,6 +250,11 @@ mod tests {
             ("s3://bucket/x", endpoint("https://[fe80::1]"), "a machine's own metadata"),
             ("s3://bucket/x", endpoint("http://0.0.0.0"), "a machine's own metadata"),
             ("s3://bucket/x", endpoint("https://metadata.google.internal"), "a machine's own metadata"),
+            ("s3://bucket/x", endpoint("https://metadata.google.internal."), "a machine's own metadata"),
+            ("s3://bucket/x", endpoint("http://[::ffff:169.254.169.254]"), "a machine's own metadata"),
+            ("s3://bucket/x", endpoint("http://[fd00:ec2::254]"), "a machine's own metadata"),
+            ("s3://bucket/x", serde_json::json!({"aws_endpoint_url_s3": "http://169.254.169.254"}), "own metadata"),
+            ("s3://bucket/x", serde_json::json!({"endpoint_url_sts": "http://169.254.169.254"}), "own metadata"),
             ("s3://bucket/x", endpoint("https://u:canary@host"), "it has credentials in it"),
             ("s3://bucket/x", endpoint("ftp://host"), "neither https:// nor http://"),
             ("s3://bucket/x", endpoint("canary"), "it is no URL"),
@@ -246,5 +262,13 @@ mod tests {
             let told = refused(url, options);
             assert!(told.contains(why) && !told.contains("canary"), "{url}: {told}");
         }
+    }
+
+    #[test]
+    fn the_address_of_the_metadata_may_be_what_it_is() {
+        let options = serde_json::json!({"aws_metadata_endpoint": "http://169.254.169.254"});
+        let options = serde_json::from_value(options).unwrap();
+        let settings = ArchiveSettings { url: "s3://bucket/x".to_string(), options, ..ArchiveSettings::default() };
+        assert!(Archive::open(&settings).is_ok());
     }
 }

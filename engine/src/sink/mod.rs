@@ -43,31 +43,38 @@ impl Write {
         Ok(Self { upserts, deletes })
     }
 
-    /// The values of a time of the key, in microseconds, that rows of it have, each once.
-    pub fn times(&self, table: &Table, column: usize) -> Result<Vec<i64>> {
+    /// The values of a time of the key, in microseconds, each once: of rows that it writes, and those of rows that it deletes
+    /// alone.
+    pub fn times(&self, table: &Table, column: usize) -> Result<(Vec<i64>, Vec<i64>)> {
         // Of what is deleted, there is the key alone.
         let of_key = table.columns.iter().take(column).filter(|other| other.key_of.is_some()).count();
-        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
-        let mut times: Vec<i64> = Vec::new();
-        let upserts = self.upserts.iter().map(|rows| rows.column(column));
-        for column in upserts.chain(self.deletes.iter().map(|keys| keys.column(of_key))) {
-            let column = cast(column, &micros)?;
-            for time in column.as_primitive::<TimestampMicrosecondType>().iter().flatten() {
-                // They come sorted by key.
-                if times.last() != Some(&time) {
-                    times.push(time);
-                }
-            }
-        }
-        times.sort_unstable();
-        times.dedup();
-        Ok(times)
+        let written = times(self.upserts.iter().map(|rows| rows.column(column)))?;
+        let mut deleted = times(self.deletes.iter().map(|keys| keys.column(of_key)))?;
+        deleted.retain(|time| written.binary_search(time).is_err());
+        Ok((written, deleted))
     }
 
     /// Rows that it writes or deletes.
     pub fn rows(&self) -> usize {
         self.upserts.iter().chain(&self.deletes).map(RecordBatch::num_rows).sum()
     }
+}
+
+/// The times of these columns, in their order, each once.
+fn times<'a>(columns: impl Iterator<Item = &'a ArrayRef>) -> Result<Vec<i64>> {
+    let mut times: Vec<i64> = Vec::new();
+    for column in columns {
+        let column = cast(column, &DataType::Timestamp(TimeUnit::Microsecond, None))?;
+        for time in column.as_primitive::<TimestampMicrosecondType>().iter().flatten() {
+            // They come sorted by key.
+            if times.last() != Some(&time) {
+                times.push(time);
+            }
+        }
+    }
+    times.sort_unstable();
+    times.dedup();
+    Ok(times)
 }
 
 fn sorted(batch: RecordBatch, key: &[usize]) -> Result<RecordBatch> {

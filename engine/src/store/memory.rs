@@ -549,8 +549,11 @@ impl Pipeline {
         (self.seq, self.id, self.frontier) = (commit.seq, commit.id, commit.frontier);
         self.committed_at = clock::wall_us();
         for view in &commit.views {
-            let changed = view.windows.iter().map(|window| (tables[view.view].name.clone(), *window));
-            self.changes.extend(changed.map(|window| (window, self.committed_at)));
+            let named = |window: &i64| (tables[view.view].name.clone(), *window);
+            self.changes.extend(view.windows.iter().map(|window| (named(window), self.committed_at)));
+            for window in &view.thinned {
+                self.changes.entry(named(window)).and_modify(|at| *at = self.committed_at);
+            }
         }
         self.read += commit.read;
         self.decoded += commit.decoded;

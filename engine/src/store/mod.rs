@@ -469,8 +469,10 @@ pub struct ViewCommit {
     pub counts: Counts,
     /// Rows of its table.
     pub write: Write,
-    /// The windows that those are of, by the time that tells them apart, in microseconds.
+    /// The windows that rows to be written are of, by the time that tells them apart, in microseconds.
     pub windows: Vec<i64>,
+    /// Those that only lose rows, if they ever had any.
+    pub thinned: Vec<i64>,
     /// Windows that start before this have closed and had state in the database.
     pub drop_state_before: Option<i64>,
     /// How many pieces of its state the database has after this commit.

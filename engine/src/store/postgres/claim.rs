@@ -177,6 +177,11 @@ impl Session {
             }
             return Ok(());
         }
+        self.check_table(table, sql).await
+    }
+
+    /// Checks that a table that is there is the one that the query needs.
+    pub async fn check_table(&self, table: &Table, sql: &TableSql) -> Result<()> {
         let refuse = |what: String| {
             Error::configuration("TG-SINK-SCHEMA", format!("table {} {what}", table.name))
                 .hint("change the table, or give the view another name")

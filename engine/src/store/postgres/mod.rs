@@ -31,6 +31,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{SCHEMA_ADDED_TO, SCHEMA_VERSION, holder, other_schema};
 use crate::error::{Error, Result};
+use crate::sql::planned::Table;
 use crate::time::NONE;
 
 const SCHEMA: &str = include_str!("schema.sql");
@@ -92,6 +93,16 @@ impl Postgres {
             .await?;
         session.pid = session.one("SELECT pg_backend_pid()", &[]).await?.get(0);
         Ok(session)
+    }
+
+    /// Whether there is a view's table; an error if it is not the one that the query needs.
+    pub async fn check_table(&self, table: &Table) -> Result<bool> {
+        let (session, sql) = (self.connect("doctor").await?, table::TableSql::new(table));
+        let exists = session.one("SELECT to_regclass($1) IS NOT NULL", &[&sql.name]).await?.get(0);
+        if exists {
+            session.check_table(table, &sql).await?;
+        }
+        Ok(exists)
     }
 
     async fn create_tables(&self) -> Result<()> {

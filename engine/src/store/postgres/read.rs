@@ -189,7 +189,7 @@ impl Store for Postgres {
     }
 
     async fn commits(&self) -> Result<Vec<String>> {
-        let reader = self.reader().await?;
+        let reader = self.look().await?;
         let session = &reader.session;
         let rows = if has_tables(session).await? {
             // A view that is dropped ends an epoch.

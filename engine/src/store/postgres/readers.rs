@@ -14,11 +14,13 @@ const READERS_MAX: usize = 8;
 pub struct Readers {
     idle: Mutex<Vec<Session>>,
     free: Arc<Semaphore>,
+    /// One more, for a look at how far commits have come: long answers must not hold up those that are kept.
+    look: Arc<Semaphore>,
 }
 
 impl Default for Readers {
     fn default() -> Self {
-        Self { idle: Mutex::default(), free: Arc::new(Semaphore::new(READERS_MAX)) }
+        Self { idle: Mutex::default(), free: Arc::new(Semaphore::new(READERS_MAX)), look: Arc::new(Semaphore::new(1)) }
     }
 }
 
@@ -33,7 +35,16 @@ pub struct Reader {
 impl Postgres {
     /// Takes a session, as soon as one is free.
     pub(super) async fn reader(&self) -> Result<Reader> {
-        let turn = super::deadline(self.timeout, self.readers.free.clone().acquire_owned()).await?;
+        self.reader_of(&self.readers.free).await
+    }
+
+    /// Takes the one that is kept for short looks.
+    pub(super) async fn look(&self) -> Result<Reader> {
+        self.reader_of(&self.readers.look).await
+    }
+
+    async fn reader_of(&self, free: &Arc<Semaphore>) -> Result<Reader> {
+        let turn = super::deadline(self.timeout, free.clone().acquire_owned()).await?;
         let turn = turn.map_err(|_| Error::bug("the readers are gone"))?;
         loop {
             let idle = self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();

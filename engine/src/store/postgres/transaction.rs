@@ -93,9 +93,12 @@ async fn write_view(
             &format!(
                 "WITH changed AS (INSERT INTO tidegate.window_changes (view, window_time, changed_at) \
                  SELECT $1::text, {}, now() FROM unnest($9::bigint[]) AS n(window_time) \
-                 ON CONFLICT (view, window_time) DO UPDATE SET changed_at = excluded.changed_at) \
+                 ON CONFLICT (view, window_time) DO UPDATE SET changed_at = excluded.changed_at), \
+                 thinned AS (UPDATE tidegate.window_changes SET changed_at = now() \
+                 WHERE view = $1 AND window_time IN (SELECT {} FROM unnest($10::bigint[]) AS n(window_time))) \
                  UPDATE tidegate.view_progress SET decoded = decoded + $2::bigint, filtered = filtered + $3::bigint, accepted = accepted + $4::bigint, late = late + $5::bigint, \
                  failed = failed + $6::bigint, closed_until = coalesce({}, closed_until), state_pieces = $8::bigint WHERE view = $1",
+                time("n.window_time"),
                 time("n.window_time"),
                 time("$7")
             ),
@@ -109,6 +112,7 @@ async fn write_view(
                 &commit.frontier,
                 &view.pieces,
                 &view.windows,
+                &view.thinned,
             ],
         )
         .await?;

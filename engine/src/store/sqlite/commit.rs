@@ -324,13 +324,12 @@ async fn write_view(
     .execute(&mut *writing)
     .await?;
     let now = clock::wall_us();
-    for window in &view.windows {
-        sqlx::query("INSERT OR REPLACE INTO tidegate_window_changes (view, window_time, changed_at) VALUES (?, ?, ?)")
-            .bind(name)
-            .bind(window)
-            .bind(now)
-            .execute(&mut *writing)
-            .await?;
+    let written = "INSERT OR REPLACE INTO tidegate_window_changes (changed_at, view, window_time) VALUES (?, ?, ?)";
+    let thinned = "UPDATE tidegate_window_changes SET changed_at = ? WHERE view = ? AND window_time = ?";
+    for (sql, windows) in [(written, &view.windows), (thinned, &view.thinned)] {
+        for window in windows {
+            sqlx::query(sql).bind(now).bind(name).bind(window).execute(&mut *writing).await?;
+        }
     }
     Ok(())
 }

@@ -166,7 +166,7 @@ impl Store for SqliteStore {
         if there && found != SCHEMA_VERSION && found != SCHEMA_ADDED_TO {
             return Err(other_schema(found.max(1)));
         }
-        if found != SCHEMA_VERSION {
+        if !there || found != SCHEMA_VERSION {
             sqlx::raw_sql(SCHEMA).execute(&mut *making).await.map_err(told)?;
             let note = AssertSqlSafe(format!("PRAGMA user_version = {SCHEMA_VERSION}"));
             sqlx::query(note).execute(&mut *making).await.map_err(told)?;
