@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{IntCounterVec, Registry};
+use tidegate_engine::metrics::{Registrar, names};
 use tidegate_engine::store::Store;
 use tokio::sync::OnceCell;
 
@@ -34,7 +35,8 @@ pub struct Cache {
     /// Questions that have come.
     came: AtomicU64,
     look: tokio::sync::Mutex<Look>,
-    kept: Mutex<HashMap<String, Arc<Entry>>>,
+    /// By the digest of the question, which may be long.
+    kept: Mutex<HashMap<blake3::Hash, Arc<Entry>>>,
     answers: IntCounterVec,
 }
 
@@ -57,6 +59,11 @@ impl Entry {
     /// with the same rows.
     fn serves(&self, commits: &[String]) -> bool {
         *self.commits == commits && (self.since.elapsed() < KEPT || !self.answer.initialized())
+    }
+
+    /// Whether it is worth its place: it is new, or somebody waits for it.
+    fn is_of_use(self: &Arc<Self>) -> bool {
+        self.since.elapsed() < KEPT || !self.answer.initialized() && Arc::strong_count(self) > 1
     }
 }
 
@@ -111,9 +118,7 @@ impl Kept {
 impl Cache {
     /// Of answers over this store.
     pub fn new(store: Arc<dyn Store>, registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
-        let help = "Answers of endpoints and of rows, by whether they were computed or kept from the same commit.";
-        let answers = IntCounterVec::new(Opts::new("tidegate_api_answers_total", help), &["how"])?;
-        registry.register(Box::new(answers.clone()))?;
+        let answers = Registrar(registry).counter(&names::API_ANSWERS)?;
         Ok(Arc::new(Self { store, came: AtomicU64::new(0), look: Default::default(), kept: Mutex::default(), answers }))
     }
 
@@ -126,7 +131,8 @@ impl Cache {
             self.answers.with_label_values(&["computed"]).inc();
             return Kept::of(compute().await).await.response(asked);
         };
-        let entry = self.entry(&question, commits);
+        let question = blake3::hash(question.as_bytes());
+        let entry = self.entry(question, commits);
         let mut how = "kept";
         let kept = entry.answer.get_or_init(|| {
             how = "computed";
@@ -134,37 +140,40 @@ impl Cache {
         });
         let response = kept.await.response(asked);
         self.answers.with_label_values(&[how]).inc();
-        self.tidy(&question, &entry);
+        if how == "computed" {
+            self.tidy(question, &entry);
+        }
         response
     }
 
-    fn kept(&self) -> MutexGuard<'_, HashMap<String, Arc<Entry>>> {
+    fn kept(&self) -> MutexGuard<'_, HashMap<blake3::Hash, Arc<Entry>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the answer is or will be.
-    fn entry(&self, question: &str, commits: Arc<Vec<String>>) -> Arc<Entry> {
+    fn entry(&self, question: blake3::Hash, commits: Arc<Vec<String>>) -> Arc<Entry> {
         let mut kept = self.kept();
-        if let Some(entry) = kept.get(question).filter(|entry| entry.serves(&commits)) {
+        if let Some(entry) = kept.get(&question).filter(|entry| entry.serves(&commits)) {
             return entry.clone();
         }
         if kept.len() >= ANSWERS_MAX {
-            kept.retain(|_, entry| entry.serves(&commits));
+            kept.retain(|_, entry| entry.is_of_use());
         }
         let entry = Arc::new(Entry { commits, since: Instant::now(), answer: OnceCell::new() });
         if kept.len() < ANSWERS_MAX {
-            kept.insert(question.to_string(), entry.clone());
+            kept.insert(question, entry.clone());
         }
         entry
     }
 
-    /// Lets go of what went wrong, and of all where it is too much.
-    fn tidy(&self, question: &str, entry: &Arc<Entry>) {
+    /// Lets go of what went wrong and of what is old, and of all where it is too much.
+    fn tidy(&self, question: blake3::Hash, entry: &Arc<Entry>) {
         let is_whole = entry.answer.get().is_some_and(|kept| kept.tag.is_some());
         let mut kept = self.kept();
-        if !is_whole && kept.get(question).is_some_and(|held| Arc::ptr_eq(held, entry)) {
-            kept.remove(question);
+        if !is_whole && kept.get(&question).is_some_and(|held| Arc::ptr_eq(held, entry)) {
+            kept.remove(&question);
         }
+        kept.retain(|_, entry| entry.is_of_use());
         let bytes: usize = kept.values().filter_map(|entry| entry.answer.get()).map(|kept| kept.body.len()).sum();
         if bytes > BYTES_MAX {
             kept.clear();
@@ -272,6 +281,18 @@ mod tests {
         let asked = Asked::new();
         let questions: Vec<String> = (0..ANSWERS_MAX + 10).map(|number| number.to_string()).collect();
         futures::future::join_all(questions.iter().map(|question| asked.ask(question, "", StatusCode::OK))).await;
+        assert_eq!(asked.cache.kept().len(), ANSWERS_MAX);
+        tokio::time::sleep(KEPT).await;
+        asked.ask("one more", "", StatusCode::OK).await;
+        assert_eq!(asked.cache.kept().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_question_that_nobody_waits_for_any_more_takes_no_place() {
+        let asked = Asked::new();
+        let questions: Vec<String> = (0..ANSWERS_MAX).map(|number| number.to_string()).collect();
+        let all = futures::future::join_all(questions.iter().map(|question| asked.ask(question, "", StatusCode::OK)));
+        assert!(tokio::time::timeout(Duration::from_millis(10), all).await.is_err(), "they have been answered");
         assert_eq!(asked.cache.kept().len(), ANSWERS_MAX);
         tokio::time::sleep(KEPT).await;
         asked.ask("one more", "", StatusCode::OK).await;

@@ -14,7 +14,8 @@ use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, Opts, Registry};
 use tidegate_engine::ask::{Asker, Sample};
 use tidegate_engine::error::{Error, Kind, Result};
-use tidegate_engine::sql::endpoint::{DB_OK, Endpoint, Gauge};
+use tidegate_engine::metrics::names;
+use tidegate_engine::sql::endpoint::{Endpoint, Gauge};
 use tidegate_engine::sql::question::Values;
 use tidegate_engine::time::clock;
 use tokio::runtime::Handle;
@@ -172,7 +173,7 @@ pub async fn gauges(
             tracing::warn!("gauge {} has no value: {error}", gauge.name);
         }
     }
-    let ok = prometheus::Gauge::new(DB_OK, "Whether the database answers.")?;
+    let ok = prometheus::Gauge::new(names::API_DB_OK.name, names::API_DB_OK.help)?;
     ok.set(f64::from(u8::from(db_ok)));
     registry.register(Box::new(ok))?;
     Ok(registry.gather())

@@ -25,11 +25,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use prometheus::{Encoder, HistogramOpts, HistogramVec, Registry, TextEncoder};
+use prometheus::{Encoder, HistogramVec, Registry, TextEncoder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_engine::ask::Asker;
 use tidegate_engine::error::{Error, Kind};
+use tidegate_engine::metrics::{Registrar, names};
 use tidegate_engine::settings::Settings;
 use tidegate_engine::show;
 use tidegate_engine::sql::Catalog;
@@ -94,12 +95,10 @@ pub fn router(
     threads: &Threads,
 ) -> Result<Doors, String> {
     let registry = Registry::new();
-    let seconds = HistogramVec::new(
-        HistogramOpts::new("tidegate_api_request_seconds", "Time to answer a request."),
-        &["path", "status"],
-    );
-    let seconds = seconds.map_err(|error| error.to_string())?;
-    registry.register(Box::new(seconds.clone())).map_err(|error| error.to_string())?;
+    let add = Registrar(&registry);
+    let seconds = add.histogram(&names::API_SECONDS).map_err(|error| error.to_string())?;
+    let build = add.gauge(&names::API_BUILD_INFO).map_err(|error| error.to_string())?;
+    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     let tables: Vec<Table> = catalog.views.iter().map(|view| view.table.clone()).collect();
     let served = Served::new(&catalog, settings)?;
     let adhoc = AdHoc::start(store.clone(), served, settings.adhoc.clone(), &registry, threads.scans.clone());
@@ -223,16 +222,18 @@ async fn is_ready(shared: &Shared) -> Response {
 /// Our own metrics as they are now, and the declared ones as of the newest commit.
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let declared = shared.cache.answer("gauges".to_string(), &HeaderMap::new(), || gauges(&shared)).await;
-    let (status, declared) = (declared.status(), axum::body::to_bytes(declared.into_body(), usize::MAX).await);
+    if !declared.status().is_success() {
+        return declared;
+    }
+    let declared = axum::body::to_bytes(declared.into_body(), usize::MAX).await.map_err(|error| error.to_string());
     let mut text = Vec::new();
-    let encoded = TextEncoder::new().encode(&shared.registry.gather(), &mut text);
-    match (encoded, declared) {
-        (Ok(()), Ok(declared)) if status.is_success() => {
+    let encoded = TextEncoder::new().encode(&shared.registry.gather(), &mut text).map_err(|error| error.to_string());
+    match encoded.and(declared) {
+        Ok(declared) => {
             text.extend(declared);
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
         }
-        (Err(error), _) => problem(StatusCode::INTERNAL_SERVER_ERROR, "TG-INTERNAL", &error.to_string(), None),
-        (_, declared) => (status, declared.unwrap_or_default()).into_response(),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "TG-INTERNAL", &error, None),
     }
 }
 

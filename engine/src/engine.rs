@@ -48,7 +48,14 @@ impl Engine {
         runtime: &Handle,
         until_caught_up: bool,
     ) -> Result<Self> {
-        let mut engine = Self { threads: Vec::new(), stop: Arc::default(), metrics: Metrics::new()? };
+        let mut disks = Vec::new();
+        if settings.recent.enabled {
+            disks.push(("recent.path", settings.recent.path.clone()));
+        }
+        if !settings.archive.url.contains("://") && catalog.sources.iter().any(|source| source.source.options.archive) {
+            disks.push(("archive.url", settings.archive.url.clone().into()));
+        }
+        let mut engine = Self { threads: Vec::new(), stop: Arc::default(), metrics: Metrics::new(disks)? };
         let mut views: Vec<Arc<PlannedView>> = catalog.views.into_iter().map(Arc::new).collect();
         for source in catalog.sources {
             let (own, others) = views.into_iter().partition(|view| view.source == source.source.name);

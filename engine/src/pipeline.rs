@@ -25,7 +25,7 @@ use crate::decode::{CHUNK_RECORDS_MAX, Decoder, Future};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::log::{Event, Log, Messages, Reader};
-use crate::metrics::PipelineMetrics;
+use crate::metrics::{CommitTimes, EpochSize, PipelineMetrics};
 use crate::recent::Keeper;
 use crate::recovery;
 use crate::settings::{ArchiveSettings, RecentSettings, Settings};
@@ -46,6 +46,9 @@ const VERIFY_EVERY: Duration = Duration::from_secs(30);
 /// How often rows of long closed windows are looked for, and how many go at a time.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 const EXPIRE_ROWS_MAX: usize = 10_000;
+
+/// How often people are told how far it is behind.
+const TELL_EVERY: Duration = Duration::from_millis(500);
 
 /// How long a commit waits for its recent batch.
 const RECENT_PATIENCE: Duration = Duration::from_secs(1);
@@ -161,13 +164,23 @@ impl Unsaved {
 pub type InFlight = JoinHandle<(Box<dyn Writer>, Result<Settled>)>;
 
 /// What was gathered for one epoch.
-#[derive(Default)]
 pub struct Epoch {
     rows: Arc<Vec<RecordBatch>>,
     rejects: Vec<Reject>,
     read: i64,
     bytes: usize,
     since: Option<Instant>,
+    /// How long its records took to become rows.
+    decode: Duration,
+    /// When the newest of them was written to Kafka, in microseconds.
+    newest: i64,
+}
+
+impl Default for Epoch {
+    fn default() -> Self {
+        let (rows, rejects) = (Arc::default(), Vec::new());
+        Self { rows, rejects, read: 0, bytes: 0, since: None, decode: Duration::ZERO, newest: time::NONE }
+    }
 }
 
 impl Pipeline {
@@ -178,9 +191,13 @@ impl Pipeline {
         while !self.stopped() {
             let ended = self.own();
             self.metrics.ready.set(0);
+            self.metrics.standby.set(0);
             match ended {
                 Ok(()) => return Ok(()),
-                Err(error) if error.kind == Kind::Fenced => tracing::error!(pipeline = name, "{error}; standing by"),
+                Err(error) if error.kind == Kind::Fenced => {
+                    self.metrics.let_go();
+                    tracing::error!(pipeline = name, "{error}; standing by");
+                }
                 Err(error) if error.kind == Kind::Wait => {
                     tracing::warn!(pipeline = name, "{error}; trying again");
                     std::thread::sleep(pause);
@@ -202,11 +219,17 @@ impl Pipeline {
     fn own(&self) -> Result<()> {
         let name = &self.source.source.name;
         self.runtime.block_on(self.store.migrate())?;
+        self.metrics.standby.set(1);
         let Some(lease) = self.runtime.block_on(self.store.lease(name, &|| self.stopped()))? else {
             return Ok(());
         };
+        self.metrics.standby.set(0);
         loop {
             let mut running = recovery::recover(self, lease.as_ref())?;
+            self.metrics.recoveries.inc();
+            for moved in moves(&running, true) {
+                self.metrics.partition(moved.range.partition, &moved);
+            }
             self.metrics.ready.set(1);
             let ended = self.work(&mut running);
             if let Some(archiver) = running.archiver.take() {
@@ -227,6 +250,7 @@ impl Pipeline {
     fn work(&self, running: &mut Running) -> Result<Ended> {
         let mut in_flight: Option<InFlight> = None;
         let (mut verified_at, mut expired_at) = (self.clock.now(), self.clock.now());
+        let mut told_at: Option<Instant> = None;
         let mut expiring: Option<JoinHandle<()>> = None;
         let mut ending = false;
         loop {
@@ -240,6 +264,10 @@ impl Pipeline {
                 return Ok(Ended::Recover);
             }
             self.tend(running);
+            if told_at.is_none_or(|told| self.clock.now().duration_since(told) > TELL_EVERY) {
+                told_at = Some(self.clock.now());
+                self.tell(running);
+            }
             if running.archiver.as_ref().is_some_and(|archiver| archiver.has_lost()) {
                 return Err(Error::wait("TG-RECENT-GONE", "recent batches that are to be archived have gone")
                     .hint("they are read from Kafka once more"));
@@ -290,6 +318,17 @@ impl Pipeline {
         });
     }
 
+    /// Tells people how far it is behind, and what the views hold.
+    fn tell(&self, running: &Running) {
+        self.metrics.lag(running.partitions.iter().map(|p| {
+            let end = running.reader.high_watermark(p.id).unwrap_or(0).max(p.position);
+            (p.id, end - p.committed)
+        }));
+        for view in &running.views {
+            self.metrics.state(&view.plan().name, view.panes(), view.size());
+        }
+    }
+
     /// Waits for the commit under way.
     pub fn settle(&self, running: &mut Running, commit: InFlight) -> Result<Settled> {
         let (writer, settled) =
@@ -307,9 +346,9 @@ impl Pipeline {
         self.decide_idle(running);
         running.unsaved.records += epoch.read;
         let checkpoint = checkpoint || self.checkpoint_is_due(running);
-        let rows = epoch.rows.clone();
+        let (rows, newest) = (epoch.rows.clone(), epoch.newest);
         let Some(commit) = self.aggregate(running, epoch, checkpoint)? else { return Ok(None) };
-        let in_flight = self.send(running, commit, rows)?;
+        let in_flight = self.send(running, commit, rows, newest)?;
         self.balance(running)?;
         Ok(Some(in_flight))
     }
@@ -383,6 +422,7 @@ impl Pipeline {
                     partition.position = record.offset + 1;
                     partition.at_end = false;
                     partition.quiet.woken();
+                    epoch.newest = epoch.newest.max(record.timestamp_us.unwrap_or(time::NONE));
                     epoch.bytes += record.payload.map_or(0, <[u8]>::len);
                     records.push(record);
                 }
@@ -400,7 +440,8 @@ impl Pipeline {
         if records.is_empty() {
             return Ok(());
         }
-        epoch.since.get_or_insert_with(|| self.clock.now());
+        let started = self.clock.now();
+        epoch.since.get_or_insert(started);
         epoch.read += records.len() as i64;
         let decoded = running.decoder.decode(&records, Future::Judge { wall_us: self.clock.wall_us() })?;
         epoch.rejects.extend(decoded.rejects);
@@ -411,6 +452,7 @@ impl Pipeline {
                 &self.source.schema,
             )?);
         }
+        epoch.decode += self.clock.now().duration_since(started);
         failpoint::hit("decoded")
     }
 
@@ -448,6 +490,7 @@ impl Pipeline {
 
     /// Lets views absorb the epoch and builds its commit; none if nothing has changed.
     fn aggregate(&self, running: &mut Running, mut epoch: Epoch, checkpoint: bool) -> Result<Option<Commit>> {
+        let started = self.clock.now();
         let decoded: usize = epoch.rows.iter().map(RecordBatch::num_rows).sum();
         let rejected = epoch.rejects.len();
         for rows in epoch.rows.iter() {
@@ -480,13 +523,13 @@ impl Pipeline {
                 None => Write::default(),
             };
             let (counts, drop_state_before) = (outcome.counts, outcome.drop_state_before);
-            self.metrics.windows_closed(&view.plan().name, outcome.closed);
+            self.metrics.view(&view.plan().name, outcome.closed, outcome.evaluated);
             if counts != Default::default() || write.rows() > 0 || frontier != running.frontier || checkpoint {
-                let windows = match view.plan().window_column() {
+                let (windows, thinned) = match view.plan().window_column() {
                     Some((column, _)) => write.times(&view.plan().table, column)?,
-                    None => Vec::new(),
+                    None => Default::default(),
                 };
-                views.push(ViewCommit { view: index, counts, write, windows, drop_state_before, pieces: 0 });
+                views.push(ViewCommit { view: index, counts, write, windows, thinned, drop_state_before, pieces: 0 });
             }
         }
         failpoint::hit("aggregated")?;
@@ -496,7 +539,15 @@ impl Pipeline {
             view.pieces = running.views[view.view].pieces();
         }
         let moves = moves(running, checkpoint);
-        self.metrics.epoch(epoch.read, decoded as i64, rejected as i64, frontier);
+        let size = EpochSize {
+            read: epoch.read,
+            decoded: decoded as i64,
+            rejected: rejected as i64,
+            bytes: epoch.bytes,
+            decode: epoch.decode,
+            aggregate: self.clock.now().duration_since(started),
+        };
+        self.metrics.epoch(size, frontier);
         Ok(Some(Commit {
             pipeline: self.source.source.name.clone(),
             epoch: running.owned,
@@ -514,8 +565,15 @@ impl Pipeline {
         }))
     }
 
-    /// Sends a commit off, behind the recent batch of its rows; memory is what it will be once it has landed.
-    fn send(&self, running: &mut Running, commit: Commit, rows: Arc<Vec<RecordBatch>>) -> Result<InFlight> {
+    /// Sends a commit off, behind the recent batch of its rows, the newest of which was written to Kafka then; memory is what
+    /// it will be once it has landed.
+    fn send(
+        &self,
+        running: &mut Running,
+        commit: Commit,
+        rows: Arc<Vec<RecordBatch>>,
+        newest: i64,
+    ) -> Result<InFlight> {
         let all = running.partitions.iter();
         let ranges = all.map(|p| OffsetRange { partition: p.id, from: p.committed, until: p.position }).collect();
         let archiver = running.archiver.clone();
@@ -544,8 +602,12 @@ impl Pipeline {
                     return (writer, Err(error));
                 }
             }
+            let recent = clock.now().duration_since(started);
             let settled = writer.commit(&commit, &|| stop.load(Ordering::Relaxed)).await;
-            metrics.committed(clock.now().duration_since(started), &commit, &names);
+            if matches!(settled, Ok(Settled::Committed)) {
+                let whole = clock.now().duration_since(started);
+                metrics.committed(CommitTimes { whole, recent, newest }, &commit, &names);
+            }
             (writer, settled)
         }))
     }

@@ -22,11 +22,12 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{IntCounterVec, Registry};
 use tidegate_engine::archive::Archive;
 use tidegate_engine::ask::adhoc::Relations;
 use tidegate_engine::ask::source::Source;
 use tidegate_engine::ask::system::{self, System};
+use tidegate_engine::metrics::{Registrar, names};
 use tidegate_engine::settings::{AdHocSettings, Settings};
 use tidegate_engine::sql::Catalog;
 use tidegate_engine::sql::guard::{self, Parameters, Types};
@@ -110,14 +111,8 @@ impl AdHoc {
         registry: &Registry,
         threads: Handle,
     ) -> Result<Arc<Self>, prometheus::Error> {
-        let outcomes = IntCounterVec::new(
-            Opts::new("tidegate_api_adhoc_queries_total", "Ad-hoc queries by how they ended."),
-            &["outcome"],
-        )?;
-        let replaced =
-            IntCounter::new("tidegate_api_worker_restarts_total", "Query workers that ended and were replaced.")?;
-        registry.register(Box::new(outcomes.clone()))?;
-        registry.register(Box::new(replaced.clone()))?;
+        let outcomes = Registrar(registry).counter(&names::API_ADHOC)?;
+        let replaced = Registrar(registry).counter(&names::API_WORKER_RESTARTS)?.with_label_values::<&str>(&[]);
         let turns = Arc::new(Semaphore::new(settings.running));
         let pool = Pool::start(store, served, settings.clone(), replaced, threads);
         let (waiting, open) = (AtomicUsize::new(0), Mutex::default());

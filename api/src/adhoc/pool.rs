@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::panic::AssertUnwindSafe;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +27,7 @@ use tokio::task::AbortHandle;
 use super::Served;
 use super::wire::{self, Ask, Blame, FromWorker, ToWorker, Told};
 use super::worker::WINDOW;
+use crate::LOG_FORMAT;
 
 /// How often a worker's memory is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -249,11 +250,10 @@ impl Pool {
             .args(["--address-space", &address_space.to_string()])
             // Nothing that we know stands in its environment. Arenas take address space.
             .env_clear()
+            .envs(std::env::var_os(LOG_FORMAT).map(|format| (LOG_FORMAT, format)))
             .env("MALLOC_ARENA_MAX", "2")
             .env("RUST_BACKTRACE", "0")
             .current_dir("/")
-            // An interrupt of the terminal is ours to hear.
-            .process_group(0)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;
@@ -590,7 +590,8 @@ async fn scanned(
         }
         Asked::Rows(wanted) => {
             let bounds = wanted.bounds.iter().map(|bound| bound.column);
-            let table = known(served, of, wanted.columns.iter().copied().chain(bounds))?;
+            let order = wanted.order.iter().map(|by| by.column);
+            let table = known(served, of, wanted.columns.iter().copied().chain(bounds).chain(order))?;
             let snapshot = snapshot().await?;
             let rows = match system::name_of(table) {
                 Some(_) => served.system.rows(table, &wanted, snapshot.as_ref()).await?,

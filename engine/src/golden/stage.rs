@@ -325,7 +325,7 @@ impl Stage {
             self.tables.push(view.table.clone());
         }
         let mut started = Vec::new();
-        let metrics = Metrics::new()?;
+        let metrics = Metrics::new(Vec::new())?;
         for source in catalog.sources {
             let name = source.source.name.clone();
             let (own, others) = views.into_iter().partition(|view| view.source == name);

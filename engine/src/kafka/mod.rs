@@ -7,8 +7,9 @@ pub mod embedded;
 mod native;
 pub mod producer;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -20,6 +21,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use crate::error::{Error, Result};
 use crate::log::{Bounds, Log, Messages, Reader};
 use crate::sql::source::Source;
+use crate::time::clock::Clock;
 use native::{Client, Queue};
 
 /// How long a question to the broker may take.
@@ -28,9 +30,31 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes that the client may fetch ahead, all partitions together.
 const FETCH_AHEAD_KIB: usize = 16 * 1024;
 
+/// The client says the same thousands of times while its brokers are away; we do so once in this time.
+const SAY_AGAIN: Duration = Duration::from_secs(5);
+
 /// Sends the client's log lines to ours.
 pub struct Context {
     source: String,
+    /// What it has said, each of few errors, and when.
+    said: Mutex<HashMap<String, Instant>>,
+}
+
+impl Context {
+    fn new(source: &str) -> Self {
+        Self { source: source.to_string(), said: Mutex::default() }
+    }
+
+    /// Whether this is news.
+    fn is_news(&self, text: &str) -> bool {
+        let (mut said, now) = (self.said.lock().unwrap_or_else(PoisonError::into_inner), Clock::System.now());
+        match said.get_mut(text) {
+            Some(at) if now.duration_since(*at) < SAY_AGAIN => return false,
+            Some(at) => *at = now,
+            None => _ = said.insert(text.to_string(), now),
+        }
+        true
+    }
 }
 
 impl ClientContext for Context {
@@ -44,7 +68,9 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(pipeline = self.source, "kafka client: {error}: {reason}");
+        if self.is_news(&error.to_string()) {
+            tracing::warn!(pipeline = self.source, "kafka client: {error}: {reason}");
+        }
     }
 }
 
@@ -109,14 +135,13 @@ impl KafkaReader {
             .set("check.crcs", "true")
             .set("allow.auto.create.topics", "false")
             .set("enable.partition.eof", "true");
-        let client: Client =
-            Arc::new(config.create_with_context(Context { source: source.name.clone() }).map_err(|error| {
-                Error::configuration(
-                    "TG-KAFKA-SETTING",
-                    format!("source {}: the Kafka client refuses its settings: {error}", source.name),
-                )
-                .hint("correct the kafka.* options of its WITH")
-            })?);
+        let client: Client = Arc::new(config.create_with_context(Context::new(&source.name)).map_err(|error| {
+            Error::configuration(
+                "TG-KAFKA-SETTING",
+                format!("source {}: the Kafka client refuses its settings: {error}", source.name),
+            )
+            .hint("correct the kafka.* options of its WITH")
+        })?);
         let queue = Queue::new(&client).ok_or_else(|| Error::bug("the Kafka client made no queue"))?;
         Ok(Self {
             queue,

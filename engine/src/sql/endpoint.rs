@@ -19,6 +19,7 @@ use super::question::{Literal, Question, Values};
 use super::source::arrow_type;
 use super::statement::Cursor;
 use crate::error::{Error, Result};
+use crate::metrics::names;
 
 /// A path that answers with the rows of a query.
 #[derive(Debug, Clone)]
@@ -441,4 +442,4 @@ pub(super) fn parse_gauge(cursor: &mut Cursor<'_>) -> Result<Gauge> {
 }
 
 /// The gauge of our own that stands among the declared ones: whether they could be asked.
-pub const DB_OK: &str = "api_db_ok";
+pub const DB_OK: &str = names::API_DB_OK.name;

@@ -32,6 +32,11 @@ impl View {
         self.open.values().flat_map(|open| &open.pieces).map(|pieces| pieces.len() as i64).sum()
     }
 
+    /// How many panes have state.
+    pub fn panes(&self) -> usize {
+        self.open.len()
+    }
+
     /// Bytes of its state, roughly; and its groups.
     pub fn size(&self) -> (usize, usize) {
         self.open

@@ -101,6 +101,8 @@ pub struct Outcome {
     pub counts: Counts,
     /// Windows that closed.
     pub closed: usize,
+    /// Groups that were evaluated anew.
+    pub evaluated: usize,
     /// State of panes that start before this may go, and some of it is in the database.
     pub drop_state_before: Option<i64>,
 }

@@ -65,6 +65,7 @@ impl View {
                 evaluated.push((span, open.groups.evaluate_all(&self.plan.name)?));
             }
         }
+        outcome.evaluated = evaluated.iter().map(|(_, groups)| groups.groups.len()).sum();
         if !evaluated.is_empty() {
             let (rows, survivors) = self.run_above(&evaluated)?;
             let deletes = match (self.plan.filters_groups, emit) {

@@ -257,7 +257,10 @@ fn suit(view: &mut View, source: &Source, partitions: usize) {
     }
     // By chance alone too few views with an aggregate that keeps every value would emit on close.
     view.on_close |= is_windowed
-        && view.aggregates.iter().any(|(aggregate, _)| matches!(aggregate.place, Place::OnClose | Place::OnCloseInOrder));
+        && view
+            .aggregates
+            .iter()
+            .any(|(aggregate, _)| matches!(aggregate.place, Place::OnClose | Place::OnCloseInOrder));
     for (aggregate, _) in &mut view.aggregates {
         let fits = match aggregate.place {
             Place::Anywhere => source.computed.is_some() || !aggregate.sql.contains("(c)"),
