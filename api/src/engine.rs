@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -16,6 +16,10 @@ use tidegate_engine::settings::Settings;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::child::parent_gone;
+
+/// How long an engine that is told to end may commit what it has. Whatever it is doing then is in the database or is not: nothing is
+/// lost by an end at any moment.
+const END_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Options of `tidegate engine`.
 #[derive(Debug, Args)]
@@ -102,17 +106,34 @@ async fn supervise(engine: &Arc<Engine>, listen: &str, child: bool) -> Result<()
     let mut look = tokio::time::interval(Duration::from_millis(50));
     let gone = parent_gone();
     tokio::pin!(gone);
-    let mut alone = !child;
+    let (mut alone, mut told): (bool, Option<Instant>) = (!child, None);
     loop {
         tokio::select! {
             () = &mut gone, if !alone => {
                 alone = true;
                 engine.stop();
+                told.get_or_insert_with(Instant::now);
             }
-            _ = terminate.recv() => engine.stop(),
+            _ = terminate.recv() => {
+                engine.stop();
+                told.get_or_insert_with(Instant::now);
+            }
             // A terminal interrupts the parent as well, which ends its child when it is done itself.
-            _ = interrupt.recv(), if alone => engine.stop(),
-            _ = look.tick() => if engine.has_ended() { break },
+            _ = interrupt.recv(), if alone => {
+                engine.stop();
+                told.get_or_insert_with(Instant::now);
+            }
+            _ = look.tick() => {
+                if engine.has_ended() {
+                    break;
+                }
+                if told.is_some_and(|told| told.elapsed() > END_PATIENCE) {
+                    tracing::warn!(
+                        "the database or the brokers do not answer; ending without what is not committed, which the next start reads again"
+                    );
+                    std::process::exit(1);
+                }
+            }
         }
     }
     server.abort();

@@ -10,6 +10,7 @@ mod child;
 mod console;
 mod declared;
 mod demo;
+mod doctor;
 mod engine;
 mod generate;
 mod golden;
@@ -29,7 +30,7 @@ mod view;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// Streaming SQL from Kafka to Postgres, exactly once.
 #[derive(Debug, Parser)]
@@ -38,11 +39,26 @@ struct Arguments {
     /// Settings; tidegate.toml is read if it is there.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// How lines are logged.
+    #[arg(long, global = true, env = LOG_FORMAT, value_enum, default_value = "text", value_name = "FORMAT")]
+    log_format: LogFormat,
     /// End when standard input closes, as it does when the process ends that started this one.
     #[arg(long, global = true, hide = true)]
     child: bool,
     #[command(subcommand)]
     command: Command,
+}
+
+/// The variable that says how lines are logged; query workers hear it too.
+pub const LOG_FORMAT: &str = "TIDEGATE_LOG_FORMAT";
+
+/// How lines are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON document each, for programs.
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -67,6 +83,8 @@ enum Command {
     Generate(generate::Options),
     /// Prove on a running engine that records arrive in their windows, once.
     Smoke(smoke::Options),
+    /// Say what is wrong with a deployment, and what to do.
+    Doctor(doctor::Options),
     /// Ask the api: a console, or statements from -c, -f or standard input.
     Sql(console::Options),
     /// Run ad-hoc queries for the api, which starts it.
@@ -78,7 +96,9 @@ impl Command {
     /// What is logged if nobody says otherwise: commands that answer on the terminal are quiet.
     fn filter(&self) -> &'static str {
         match self {
-            Self::Check(_) | Self::Explain(_) | Self::Test(_) | Self::View(_) | Self::Sql(_) => "error",
+            Self::Check(_) | Self::Explain(_) | Self::Test(_) | Self::View(_) | Self::Sql(_) | Self::Doctor(_) => {
+                "error"
+            }
             // What it shows is drawn over and over; only what is wrong may stand in between.
             Self::Demo(_) => "error",
             _ => "info",
@@ -91,7 +111,11 @@ fn main() -> ExitCode {
     // Lines go to standard error: standard output belongs to what a command answers.
     let filter = tracing_subscriber::EnvFilter::try_from_env("TIDEGATE_LOG")
         .unwrap_or_else(|_| arguments.command.filter().into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    match arguments.log_format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
     let (config, child) = (arguments.config.as_deref(), arguments.child);
     match arguments.command {
         Command::Engine(options) => engine::run(config, &options, child),
@@ -104,6 +128,7 @@ fn main() -> ExitCode {
         Command::View(options) => view::run(config, &options),
         Command::Generate(options) => generate::run(&options, child),
         Command::Smoke(options) => smoke::run(config, &options),
+        Command::Doctor(options) => doctor::run(config, &options),
         Command::Sql(options) => console::run(config, &options),
         Command::QueryWorker(options) => adhoc::worker::run(&options),
     }

@@ -1,7 +1,8 @@
-//! The api asked from the outside, as its users ask it.
+//! The api, and others that speak HTTP, asked from the outside, as their users ask them.
 
 use std::time::Duration;
 
+use base64::Engine as _;
 use serde_json::Value;
 use tidegate_engine::sql::Catalog;
 use tidegate_engine::sql::endpoint::DB_OK;
@@ -9,35 +10,53 @@ use tidegate_engine::sql::endpoint::DB_OK;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An api somewhere near.
+/// One of them.
 pub struct Neighbour {
     agent: ureq::Agent,
-    address: String,
-    token: String,
+    url: String,
+    authorization: String,
 }
 
 impl Neighbour {
-    /// The api that listens there, and the token that it asks for, which may be empty.
+    /// One that listens there, by its address or URL, and the token that it asks for, which may be empty.
     pub fn at(address: &str, token: &str) -> Self {
+        let authorization = if token.is_empty() { String::new() } else { format!("Bearer {token}") };
+        Self::new(address, authorization)
+    }
+
+    /// One that knows people by their passwords.
+    pub fn known(address: &str, user: &str, password: &str) -> Self {
+        let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        Self::new(address, format!("Basic {pair}"))
+    }
+
+    fn new(address: &str, authorization: String) -> Self {
         let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).build();
-        Self { agent: config.new_agent(), address: address.to_string(), token: token.to_string() }
+        let url = if address.contains("://") { address.to_string() } else { format!("http://{address}") };
+        Self { agent: config.new_agent(), url: url.trim_end_matches('/').to_string(), authorization }
     }
 
     /// What it answers: status and text.
     pub fn get(&self, path: &str) -> Result<(u16, String), String> {
-        let url = format!("http://{}{path}", self.address);
+        let url = format!("{}{path}", self.url);
         let told = |error: ureq::Error| format!("{url}: {error}");
         let asked = self.agent.get(&url);
-        let asked =
-            if self.token.is_empty() { asked } else { asked.header("Authorization", format!("Bearer {}", self.token)) };
+        let asked = match self.authorization.is_empty() {
+            true => asked,
+            false => asked.header("Authorization", &self.authorization),
+        };
         let mut answer = asked.call().map_err(told)?;
         let text = answer.body_mut().read_to_string().map_err(told)?;
         Ok((answer.status().as_u16(), text))
     }
 
-    /// Whether it is ready to answer.
-    pub fn is_ready(&self) -> bool {
-        self.get("/readyz").is_ok_and(|(status, _)| status == 200)
+    /// What its clock says, in seconds since 1970, if it says so.
+    pub fn clock(&self) -> Result<Option<f64>, String> {
+        let url = format!("{}/readyz", self.url);
+        let answer = self.agent.get(&url).call().map_err(|error| format!("{url}: {error}"))?;
+        let date = answer.headers().get("date").and_then(|date| date.to_str().ok());
+        let time = date.and_then(|date| chrono::DateTime::parse_from_rfc2822(date).ok());
+        Ok(time.map(|time| time.timestamp() as f64))
     }
 
     /// Asks every endpoint that needs no parameter, and reads every gauge: how many rows each has, or what is wrong.

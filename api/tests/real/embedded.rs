@@ -267,12 +267,13 @@ fn smoke_passes_on_what_it_starts_and_fails_on_a_topic_that_nobody_reads() {
         command.env("KAFKA_BROKERS", servers.kafka.brokers()).env("DATABASE_URL", world.url());
         // Its recent batches go with the world.
         let output = command.current_dir(world.dir.path()).output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+        let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        (output.status.success(), text)
     };
     let rest = std::fs::read_to_string(repository().join("queries/rest.sql")).unwrap();
     world.write_query("rest.sql", &rest);
     let (passed, text) = smoke(&world.topic, &["--start", "--duration", "2", "--rate", "1000"]);
-    assert!(passed && text.ends_with("smoke: passed\n"), "{text}");
+    assert!(passed && text.ends_with("smoke: 7 ok, 0 failed, 0 not in this stack\n"), "{text}");
     for line in ["arrived in its window", "GET /streams/top: ", "gauge api_db_ok: 1", "view talk_5_minutes: decoded "] {
         assert!(text.contains(line), "{line}: {text}");
     }

@@ -36,7 +36,7 @@ impl<'a> Engine<'a> {
     pub fn new(world: &'a World<'a>, url: &str) -> Self {
         let log = world.dir.path().join(format!("engine-{}.log", NEXT.fetch_add(1, Ordering::Relaxed)));
         let mut command = tidegate();
-        command.args(["engine", "--listen", "127.0.0.1:0", "--queries"]).arg(world.queries());
+        command.args(["engine", "--queries"]).arg(world.queries()).env("TIDEGATE__ENGINE__LISTEN", "127.0.0.1:0");
         command.env("DATABASE_URL", url).env("KAFKA_BROKERS", world.servers.kafka.brokers());
         command.env("TIDEGATE__RECENT__PATH", world.recent());
         command.env("TIDEGATE__ENGINE__CHECKPOINT_INTERVAL_MS", "300");
