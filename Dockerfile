@@ -9,8 +9,8 @@ COPY Cargo.toml Cargo.lock rustfmt.toml ./
 COPY engine/Cargo.toml engine/
 COPY api/Cargo.toml api/
 COPY benches/Cargo.toml benches/
-RUN mkdir -p engine/src api/src benches/src/bin && touch engine/src/lib.rs benches/src/lib.rs \
-    && for main in api/src/main.rs benches/src/main.rs benches/src/bin/with_servers.rs; do echo 'fn main() {}' > "$main"; done \
+RUN mkdir -p engine/src api/src benches/src/bin/native_stack && touch engine/src/lib.rs benches/src/lib.rs \
+    && for main in api/src/main.rs benches/src/main.rs benches/src/bin/with_servers.rs benches/src/bin/native_stack/main.rs; do echo 'fn main() {}' > "$main"; done \
     && cargo build --locked --profile dist --workspace --bins --features tidegate-api/kafka-tls
 COPY engine engine
 COPY api api

@@ -14,10 +14,12 @@ CASES ?= 100000
 PORT ?= 8000
 DURATION ?=
 
-.PHONY: help demo build check setup test test-fast test-all crash oracle sabotage bench smoke
+.PHONY: help demo build check setup test test-fast test-all crash oracle sabotage bench load \
+	up full-up down full-down reset full-reset smoke full-smoke doctor ps full-ps env \
+	logs full-logs logs-engine logs-generator logs-api logs-postgres logs-kafka
 
 help:              ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 demo:              ## the whole of it on the example, without a server (DURATION=30 ends by itself, PORT=8000)
 	@PORT=$(PORT) .ci/preflight
@@ -58,5 +60,42 @@ bench: SETUP_FOR := bench
 bench: setup build ## cost and latency against real servers; BENCH_JSON=file writes the medians, ARGS= passes options
 	@$(BIN)/tidegate-bench $(ARGS)
 
-smoke: setup build ## one minute of 5,000 events/s through real servers on free ports, and the accounting
+load: setup build  ## one minute of 5,000 events/s through real servers on free ports, and the accounting
 	@$(BIN)/with-servers $(BIN)/tidegate smoke --start $(ARGS)
+
+# The stack: by Docker when it answers, else as plain processes below .run (STACK=docker, STACK=native).
+
+up:                ## start the stack and prove that it works (RUN_SMOKE=0: without the proof)
+	@.ci/stack up
+full-up:           ## the same with Prometheus and Grafana (OBS_WAIT=0: without waiting for them)
+	@.ci/stack full-up
+down full-down:    ## stop the stack; its data is kept
+	@.ci/stack down
+reset full-reset:  ## stop the stack and delete its data, after asking (FORCE=1: without)
+	@.ci/stack reset
+smoke:             ## prove on the running stack that records arrive in their windows, once
+	@.ci/stack smoke
+full-smoke:        ## the same, and look at Prometheus and Grafana
+	@.ci/stack full-smoke
+doctor:            ## say what is wrong with the running stack, and what to do (ARGS=--json)
+	@.ci/stack doctor $(ARGS)
+ps:                ## list the services
+	@.ci/stack ps
+full-ps:           ## the same with Prometheus and Grafana
+	@.ci/stack full-ps
+logs:              ## follow the logs (FOLLOW=0: show them)
+	@.ci/stack logs
+full-logs:         ## the same with those of Prometheus and Grafana
+	@.ci/stack full-logs
+logs-engine:       ## follow the log of one service: also logs-generator, logs-api, logs-postgres, logs-kafka
+	@.ci/stack logs engine
+logs-generator:
+	@.ci/stack logs event-generator
+logs-api:
+	@.ci/stack logs metrics-api
+logs-postgres:
+	@.ci/stack logs postgres
+logs-kafka:
+	@.ci/stack logs kafka
+env:               ## print what a shell must know to ask the stack: eval "$$(make -s env)"
+	@.ci/stack env

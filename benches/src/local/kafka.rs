@@ -52,6 +52,62 @@ pub fn jars() -> Result<PathBuf> {
     Ok(target)
 }
 
+/// Makes a folder into that of an empty broker on these ports of 127.0.0.1, with more properties beside the usual ones.
+pub fn format(jars: &Path, dir: &Path, (port, controller): (u16, u16), more: &str) -> Result<()> {
+    let properties = format!(
+        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\nadvertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         controller.listener.names=CONTROLLER\nlistener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
+         inter.broker.listener.name=PLAINTEXT\nlog.dirs={}\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\n\
+         transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\ntransaction.state.log.num.partitions=1\n\
+         group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n{more}",
+        dir.join("data").display()
+    );
+    std::fs::write(dir.join("server.properties"), properties)
+        .map_err(|error| format!("cannot configure Kafka: {error}"))?;
+    let id = tool(jars, dir, &["random-uuid"])?;
+    tool(jars, dir, &["format", "-t", id.trim(), "-c", "server.properties"]).map(|_| ())
+}
+
+/// What starts the broker of such a folder.
+pub fn server(jars: &Path, dir: &Path, heap: &str) -> Command {
+    let mut command = java(jars, dir);
+    command.arg(format!("-Xmx{heap}")).args(["kafka.Kafka", "server.properties"]);
+    command
+}
+
+/// Whether brokers answer.
+pub fn answers(brokers: &str, patience: Duration) -> bool {
+    let client: Option<BaseConsumer> = config(brokers).create().ok();
+    client.is_some_and(|client| client.fetch_metadata(None, patience).is_ok())
+}
+
+fn config(brokers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("group.id", "tidegate-local").set("log_level", "0");
+    config
+}
+
+fn java(jars: &Path, dir: &Path) -> Command {
+    let mut command = Command::new("java");
+    command.current_dir(dir).arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn").arg("-XX:+UseSerialGC");
+    command.args(["-cp", &format!("{}/*", jars.display())]);
+    command
+}
+
+fn tool(jars: &Path, dir: &Path, arguments: &[&str]) -> Result<String> {
+    let output = java(jars, dir)
+        .arg("kafka.tools.StorageTool")
+        .args(arguments)
+        .output()
+        .map_err(|error| format!("cannot start java: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("Kafka's storage tool failed: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().last().unwrap_or_default().to_string())
+}
+
 /// A broker of our own.
 pub struct Kafka {
     process: Option<Process>,
@@ -66,22 +122,9 @@ impl Kafka {
     /// Starts an empty broker with this heap, such as `512m`.
     pub fn start(heap: &str) -> Result<Self> {
         let (jars, dir, port, controller) = (jars()?, TempDir::new("kafka")?, free_port()?, free_port()?);
-        let data = dir.path().join("data");
-        let properties = format!(
-            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\nadvertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
-             controller.listener.names=CONTROLLER\nlistener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
-             inter.broker.listener.name=PLAINTEXT\nlog.dirs={}\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\n\
-             transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\ntransaction.state.log.num.partitions=1\n\
-             group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n",
-            data.display()
-        );
-        std::fs::write(dir.path().join("server.properties"), properties)
-            .map_err(|error| format!("cannot configure Kafka: {error}"))?;
+        format(&jars, dir.path(), (port, controller), "")?;
         let brokers = format!("127.0.0.1:{port}");
         let mut kafka = Self { process: None, dir: Some(dir), jars, brokers, heap: heap.to_string() };
-        let id = kafka.tool(&["random-uuid"])?;
-        kafka.tool(&["format", "-t", id.trim(), "-c", "server.properties"])?;
         kafka.restart()?;
         Ok(kafka)
     }
@@ -105,37 +148,12 @@ impl Kafka {
         self.dir.as_ref().map_or(Path::new("."), TempDir::path)
     }
 
-    fn java(&self) -> Command {
-        let mut command = Command::new("java");
-        command.current_dir(self.dir()).arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn").arg("-XX:+UseSerialGC");
-        command.args(["-cp", &format!("{}/*", self.jars.display())]);
-        command
-    }
-
-    fn tool(&self, arguments: &[&str]) -> Result<String> {
-        let output = self
-            .java()
-            .arg("kafka.tools.StorageTool")
-            .args(arguments)
-            .output()
-            .map_err(|error| format!("cannot start java: {error}"))?;
-        if !output.status.success() {
-            return Err(format!("Kafka's storage tool failed: {}", String::from_utf8_lossy(&output.stderr)));
-        }
-        let text = String::from_utf8_lossy(&output.stdout);
-        Ok(text.lines().last().unwrap_or_default().to_string())
-    }
-
     /// Starts it again on the same port and data.
     pub fn restart(&mut self) -> Result<()> {
         self.process = None;
-        let mut command = self.java();
-        command.arg(format!("-Xmx{}", self.heap)).args(["kafka.Kafka", "server.properties"]);
+        let mut command = server(&self.jars, self.dir(), &self.heap);
         self.process = Some(Process::spawn("kafka", &mut command, &self.log(), None)?);
-        let ready = wait_until(Duration::from_secs(60), || {
-            let client: Option<BaseConsumer> = self.config().create().ok();
-            client.is_some_and(|client| client.fetch_metadata(None, Duration::from_secs(2)).is_ok())
-        });
+        let ready = wait_until(Duration::from_secs(60), || answers(&self.brokers, Duration::from_secs(2)));
         if ready { Ok(()) } else { Err(format!("Kafka is not ready; its log is {}", self.log().display())) }
     }
 
@@ -161,9 +179,7 @@ impl Kafka {
     }
 
     fn config(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", self.brokers()).set("group.id", "tidegate-local").set("log_level", "0");
-        config
+        config(&self.brokers)
     }
 
     fn admin<T>(

@@ -20,7 +20,8 @@ pub struct Postgres {
     user: Option<(u32, u32)>,
 }
 
-fn binaries() -> Result<PathBuf> {
+/// Where the server's programs are.
+pub fn binaries() -> Result<PathBuf> {
     let mut candidates: Vec<PathBuf> = std::env::var_os("TIDEGATE_PG_BIN").map(PathBuf::from).into_iter().collect();
     let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -39,7 +40,7 @@ fn binaries() -> Result<PathBuf> {
 }
 
 /// A user that Postgres accepts.
-fn other_user() -> Result<Option<(u32, u32)>> {
+pub fn other_user() -> Result<Option<(u32, u32)>> {
     if !is_root() {
         return Ok(None);
     }
@@ -58,25 +59,50 @@ fn other_user() -> Result<Option<(u32, u32)>> {
     Err("Postgres does not run as root, and there is no user postgres or nobody to run it as".to_string())
 }
 
+/// Makes a folder into that of an empty server, whose superuser and password these are; without a password whoever is on this
+/// machine may enter.
+pub fn format(bin: &Path, data: &Path, user: &str, password: Option<&Path>, log: &Path) -> Result<()> {
+    let mut init = Command::new(bin.join("initdb"));
+    init.args(["--encoding=UTF8", "--locale=C", "--no-sync"]).arg(format!("--username={user}"));
+    match password {
+        Some(file) => init.args(["--auth-local=trust", "--auth-host=scram-sha-256", "--pwfile"]).arg(file),
+        None => init.arg("--auth=trust"),
+    };
+    init.arg("-D").arg(data).current_dir("/");
+    let ended = Process::spawn("initdb", &mut init, log, other_user()?)?.wait(Duration::from_secs(60));
+    if !ended.is_some_and(|status| status.success()) {
+        return Err(format!("initdb failed:\n{}", std::fs::read_to_string(log).unwrap_or_default()));
+    }
+    Ok(())
+}
+
+/// What starts the server of such a folder.
+pub fn server(bin: &Path, dir: &Path, port: u16) -> Command {
+    let mut command = Command::new(bin.join("postgres"));
+    command.arg("-D").arg(dir.join("data")).current_dir("/");
+    command.args(["-p", &port.to_string(), "-k"]).arg(dir);
+    for setting in
+        ["listen_addresses=127.0.0.1", "shared_buffers=256MB", "max_connections=100", "max_wal_size=4GB", "fsync=on"]
+    {
+        command.args(["-c", setting]);
+    }
+    command
+}
+
+/// Gives a folder to the user that the server runs as.
+pub fn give_away(dir: &Path) -> Result<()> {
+    let Some((uid, gid)) = other_user()? else { return Ok(()) };
+    chown(dir, Some(uid), Some(gid)).map_err(|error| format!("cannot give {} away: {error}", dir.display()))
+}
+
 impl Postgres {
     /// Starts an empty server with a database `tidegate`.
     pub fn start() -> Result<Self> {
         let (bin, user, dir, port) = (binaries()?, other_user()?, TempDir::new("postgres")?, free_port()?);
-        if let Some((uid, gid)) = user {
-            chown(dir.path(), Some(uid), Some(gid))
-                .map_err(|error| format!("cannot give {} away: {error}", dir.path().display()))?;
-        }
+        give_away(dir.path())?;
         let mut server =
             Self { process: None, bin, dir: Some(dir), access: "tidegate@127.0.0.1".to_string(), port, user };
-        let log = server.dir().join("initdb.log");
-        let mut init = Command::new(server.bin.join("initdb"));
-        init.args(["--auth=trust", "--username=tidegate", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"])
-            .arg(server.data())
-            .current_dir("/");
-        let ended = Process::spawn("initdb", &mut init, &log, user)?.wait(Duration::from_secs(60));
-        if !ended.is_some_and(|status| status.success()) {
-            return Err(format!("initdb failed:\n{}", std::fs::read_to_string(&log).unwrap_or_default()));
-        }
+        format(&server.bin, &server.data(), "tidegate", None, &server.dir().join("initdb.log"))?;
         server.restart()?;
         server.create_database("tidegate")?;
         Ok(server)
@@ -112,18 +138,7 @@ impl Postgres {
     /// Starts it again on the same port and data.
     pub fn restart(&mut self) -> Result<()> {
         self.process = None;
-        let mut command = Command::new(self.bin.join("postgres"));
-        command.arg("-D").arg(self.data()).current_dir("/");
-        command.args(["-p", &self.port.to_string(), "-k"]).arg(self.dir());
-        for setting in [
-            "listen_addresses=127.0.0.1",
-            "shared_buffers=256MB",
-            "max_connections=100",
-            "max_wal_size=4GB",
-            "fsync=on",
-        ] {
-            command.args(["-c", setting]);
-        }
+        let mut command = server(&self.bin, self.dir(), self.port);
         self.process = Some(Process::spawn("postgres", &mut command, &self.dir().join("postgres.log"), self.user)?);
         let ready = wait_until(Duration::from_secs(60), || self.psql("postgres", "SELECT 1").is_ok());
         if ready {

@@ -89,6 +89,32 @@ impl Drop for Process {
     }
 }
 
+/// Starts a program that outlives us, in a session of its own, with both outputs in a file; its pid.
+pub fn detach(name: &str, command: &mut Command, log: &Path, user: Option<(u32, u32)>) -> Result<i32> {
+    let told = |error: std::io::Error| format!("cannot start {name}: {error}");
+    let out = File::options().create(true).append(true).open(log).map_err(told)?;
+    let err = out.try_clone().map_err(told)?;
+    command.stdin(Stdio::null()).stdout(out).stderr(err);
+    if let Some((uid, gid)) = user {
+        command.uid(uid).gid(gid);
+    }
+    // SAFETY: setsid may be called between fork and exec, and touches no memory of ours.
+    unsafe {
+        command.pre_exec(|| if libc::setsid() == -1 { Err(std::io::Error::last_os_error()) } else { Ok(()) });
+    }
+    command.spawn().map(|child| child.id() as i32).map_err(told)
+}
+
+/// When a process began, in ticks since the machine did: with its pid it is no other. None for one that has ended.
+pub fn began(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit(") ").next()?.split(' ');
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
 /// Sends a signal to one process.
 pub fn kill(pid: i32, signal: i32) {
     // SAFETY: kill touches no memory of ours.
