@@ -108,7 +108,11 @@ impl Stack {
 
     /// The first five runbooks: something breaks, smoke says what, the steps are followed, smoke passes.
     fn play(&self) {
-        let smoke = |must: bool| self.shell("smoke", "make smoke", must);
+        // What fails is not waited for as long as what comes back.
+        let smoke = |must: bool| {
+            let patience = if must { 30 } else { 8 };
+            self.shell("smoke", &format!("SMOKE_PATIENCE={patience} make smoke"), must)
+        };
         // Smoke tests failing.
         self.kill("kafka");
         assert!(smoke(false).contains("FAILED  topic"));
