@@ -245,18 +245,21 @@ impl Stack {
         }
     }
 
-    /// Stops what runs.
+    /// Stops what runs, and keeps its data.
     pub fn down(&self) -> Result<()> {
+        println!("{}; the data is kept in {}", self.stop()?, self.run.display());
+        Ok(())
+    }
+
+    /// Stops what runs; says what that was.
+    fn stop(&self) -> Result<String> {
         let mut stopped = Vec::new();
         for service in self.services() {
             if service.stop()? {
                 stopped.push(service.name);
             }
         }
-        let what =
-            if stopped.is_empty() { "nothing ran".to_string() } else { format!("stopped {}", stopped.join(", ")) };
-        println!("{what}; the data is kept in {}", self.run.display());
-        Ok(())
+        Ok(if stopped.is_empty() { "nothing ran".to_string() } else { format!("stopped {}", stopped.join(", ")) })
     }
 
     /// Stops what runs and deletes its data, after saying so.
@@ -266,7 +269,7 @@ impl Stack {
         if !force && !agreed()? {
             return Err("nothing was done".to_string());
         }
-        self.down()?;
+        println!("{}", self.stop()?);
         for service in self.services() {
             for gone in [service.dir().to_path_buf(), service.log()] {
                 let removed = if gone.is_dir() { std::fs::remove_dir_all(&gone) } else { std::fs::remove_file(&gone) };
