@@ -16,6 +16,9 @@ use crate::settings::Settings;
 /// How long a service may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Says that a folder is a stack's.
+const MARK: &str = ".tidegate-stack";
+
 /// All services.
 pub struct Stack {
     run: PathBuf,
@@ -71,6 +74,8 @@ impl Stack {
         for service in self.services() {
             std::fs::create_dir_all(service.dir()).map_err(|error| format!("{}: {error}", service.dir().display()))?;
         }
+        let mark = self.run.join(MARK);
+        std::fs::write(&mark, "").map_err(|error| format!("{}: {error}", mark.display()))?;
         // Both at once: each takes some seconds.
         self.start_postgres()?;
         self.start_kafka()?;
@@ -264,6 +269,10 @@ impl Stack {
 
     /// Stops what runs and deletes its data, after saying so.
     pub fn reset(&self, force: bool) -> Result<()> {
+        // Another folder may have one of the same name in it.
+        if !self.run.join(MARK).exists() {
+            return Err(format!("{} is no folder of a stack: it has no {MARK}", self.run.display()));
+        }
         println!("reset stops the stack and deletes {}:", self.run.display());
         println!("  every record of the topics, every row of the database, recent batches, archive, logs");
         if !force && !agreed()? {
